@@ -1,0 +1,68 @@
+# The project's commands. Each is complete on a machine with python3 >= 3.10, make and a C++ compiler.
+#
+#   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
+#   make test       the test-suite
+#   make lint       ruff, mypy, clang-format
+#   make bench      timings against torch's fused optimizers
+#   make test-gpu   the test-suite with device="cuda", make bench-gpu the timings; GPU_RUNNER is put in front of the command
+#
+# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, and the
+# environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+GPU_RUNNER ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f)
+# Recorded in the environment, so that a call with others does not pass for done.
+SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
+
+.PHONY: demo test lint bench test-gpu bench-gpu build clean always
+.DELETE_ON_ERROR:
+
+demo: build
+	$(BIN)/python examples/digits.py
+
+test: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+bench: build
+	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+test-gpu: build
+	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench-gpu: build
+	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+build: $(VENV)/built
+
+# Into the checkout, incrementally. Loading it once shows what is wrong with it, if anything.
+$(VENV)/built: $(VENV)/installed setup.py sgdr_fused/_build.py $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -c 'from sgdr_fused import _backend; _backend.load()'
+	touch $@
+
+# torch by itself first, so that the other requirements leave it as it was chosen. The isolated build of the editable
+# install has no torch, so it compiles nothing.
+$(VENV)/installed: $(VENV)/settings pyproject.toml
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)')
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
+	touch $@
+
+$(VENV)/settings: always
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
+
+clean:
+	rm -rf build dist *.egg-info sgdr_fused/*.so sgdr_fused/_C.*.json $(VENV)

@@ -1,0 +1,155 @@
+// The extension module: what Python calls.
+#include <torch/extension.h>
+
+#include "plan.h"
+
+namespace sgdr_fused {
+namespace {
+
+namespace py = pybind11;
+
+// (first_step, shift, scale, kind, mode, values, lengths, cycle_starts), as Python compiles it.
+CompiledSchedule compile_schedule(const py::list& from) {
+  std::vector<Segment> segments;
+  std::vector<int64_t> cycle_starts;
+  for (const py::handle item : from) {
+    const py::tuple fields = py::reinterpret_borrow<py::tuple>(item);
+    Segment segment = {};
+    segment.first_step = fields[0].cast<int64_t>();
+    segment.shift = fields[1].cast<int64_t>();
+    segment.scale = fields[2].cast<double>();
+    segment.kind = static_cast<ScheduleKind>(fields[3].cast<int32_t>());
+    segment.mode = fields[4].cast<int32_t>();
+    const auto values = fields[5].cast<std::vector<double>>();
+    const auto lengths = fields[6].cast<std::vector<int64_t>>();
+    const auto starts = fields[7].cast<std::vector<int64_t>>();
+    TORCH_CHECK(values.size() <= std::size(segment.values) &&
+                    lengths.size() <= std::size(segment.lengths),
+                "sgdr_fused: a segment has at most 4 values and 2 lengths");
+    std::copy(values.begin(), values.end(), segment.values);
+    std::copy(lengths.begin(), lengths.end(), segment.lengths);
+    segment.table = static_cast<int64_t>(cycle_starts.size());
+    segment.cycles = starts.empty() ? 0 : static_cast<int64_t>(starts.size()) - 1;
+    cycle_starts.insert(cycle_starts.end(), starts.begin(), starts.end());
+    segments.push_back(segment);
+  }
+  return CompiledSchedule(std::move(segments), std::move(cycle_starts));
+}
+
+at::Tensor tensor_or_undefined(const py::handle& from) {
+  return from.is_none() ? at::Tensor() : from.cast<at::Tensor>();
+}
+
+// Per hyperparameter (value, display): value is a float, a tensor or a CompiledSchedule.
+GroupSpec group_spec(const py::tuple& from) {
+  GroupSpec group;
+  for (const py::handle item : from[0].cast<py::list>()) {
+    const py::tuple pair = py::reinterpret_borrow<py::tuple>(item);
+    const py::object value = pair[0];
+    HyperSpec hyper;
+    if (py::isinstance<CompiledSchedule>(value)) {
+      hyper.schedule = value.cast<const CompiledSchedule*>();
+    } else if (THPVariable_Check(value.ptr())) {
+      hyper.tensor = value.cast<at::Tensor>();
+    } else {
+      hyper.number = value.cast<double>();
+    }
+    hyper.display = tensor_or_undefined(pair[1]);
+    group.hypers.push_back(hyper);
+  }
+  group.constants = from[1].cast<std::vector<double>>();
+  return group;
+}
+
+// (param, group, active, grad or None, states, steps or None)
+TensorSpec tensor_spec(const py::tuple& from) {
+  TensorSpec spec;
+  spec.param = from[0].cast<at::Tensor>();
+  spec.group = from[1].cast<int32_t>();
+  spec.active = from[2].cast<bool>();
+  spec.grad = tensor_or_undefined(from[3]);
+  spec.states = from[4].cast<std::vector<at::Tensor>>();
+  spec.steps = tensor_or_undefined(from[5]);
+  return spec;
+}
+
+std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const at::Tensor& clock,
+                                         const py::list& groups, const py::list& tensors) {
+  std::vector<GroupSpec> group_specs;
+  for (const py::handle group : groups) {
+    group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
+  }
+  std::vector<TensorSpec> tensor_specs;
+  for (const py::handle tensor : tensors) {
+    tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
+  }
+  return std::make_unique<OptimizerPlan>(algorithm, clock, group_specs, std::move(tensor_specs));
+}
+
+// The lists that a user may edit without our hearing of it: param_groups and each group's params.
+class Membership {
+ public:
+  explicit Membership(const py::list& param_groups) {
+    for (const py::handle group : param_groups) {
+      groups_.push_back(py::reinterpret_borrow<py::object>(group));
+      const py::list params = group["params"];
+      lists_.push_back(params);
+      std::vector<py::object>& held = params_.emplace_back();
+      for (const py::handle param : params) held.push_back(py::reinterpret_borrow<py::object>(param));
+    }
+  }
+
+  bool unchanged(const py::list& param_groups) const {
+    if (py::len(param_groups) != groups_.size()) return false;
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      PyObject* const list = lists_[i].ptr();
+      const std::vector<py::object>& params = params_[i];
+      if (PyList_GET_ITEM(param_groups.ptr(), i) != groups_[i].ptr() ||
+          PyList_GET_SIZE(list) != static_cast<Py_ssize_t>(params.size())) {
+        return false;
+      }
+      for (size_t k = 0; k < params.size(); ++k) {
+        if (PyList_GET_ITEM(list, k) != params[k].ptr()) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  std::vector<py::object> groups_;
+  std::vector<py::list> lists_;
+  std::vector<std::vector<py::object>> params_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  module.doc() = "Kernels of sgdr_fused; use the Python package.";
+#if defined(SGDR_FUSED_WITH_CUDA)
+  module.attr("has_cuda") = true;
+#else
+  module.attr("has_cuda") = false;
+#endif
+  py::class_<CompiledSchedule>(module, "CompiledSchedule")
+      .def(py::init(&compile_schedule), py::arg("segments"))
+      .def("__call__", &CompiledSchedule::operator(), py::arg("t"))
+      .def("values", &CompiledSchedule::values, py::arg("n"));
+  py::class_<OptimizerPlan>(module, "Plan")
+      .def(py::init(&make_plan), py::arg("algorithm"), py::arg("clock"), py::arg("groups"),
+           py::arg("tensors"))
+      .def("valid", &OptimizerPlan::valid)
+      .def("run", &OptimizerPlan::run, py::arg("grad_scale"), py::arg("found_inf"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("show", &OptimizerPlan::show)
+      .def("set_number", &OptimizerPlan::set_number, py::arg("group"), py::arg("hyper"),
+           py::arg("value"))
+      .def_property_readonly("device", [](const OptimizerPlan& plan) { return plan.device(); })
+      .def_property_readonly("captured", &OptimizerPlan::captured);
+  py::class_<Membership>(module, "Membership")
+      .def(py::init<const py::list&>(), py::arg("param_groups"))
+      .def("unchanged", &Membership::unchanged, py::arg("param_groups"));
+  module.def("instruction_sets", &cpu::instruction_sets);
+  module.def("use_instruction_set", &cpu::use_instruction_set, py::arg("name"));
+}
+
+}  // namespace sgdr_fused

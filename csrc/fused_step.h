@@ -1,0 +1,148 @@
+// The two entry points of a step, and what both backends do to one element.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "step_args.h"
+#include "update_rules.h"
+
+namespace sgdr_fused {
+
+// Storage of the parameter and its gradient, and of its states.
+struct DtypePair {
+  Dtype param;
+  Dtype state;
+};
+
+// Calls f with a value of each storage type. Every supported pair is here and nowhere else.
+template <class F>
+auto with_storage_types(DtypePair dtypes, F&& f) {
+  const bool float_state = dtypes.state == Dtype::kFloat32;
+  switch (dtypes.param) {
+    case Dtype::kFloat64:
+      return f(double{}, double{});
+    case Dtype::kBFloat16:
+      return float_state ? f(BFloat16{}, float{}) : f(BFloat16{}, BFloat16{});
+    case Dtype::kFloat16:
+      return float_state ? f(Half{}, float{}) : f(Half{}, Half{});
+    default:
+      return f(float{}, float{});
+  }
+}
+
+// Reads one element's operands, applies the rule, writes them back. The gradient is written only
+// where it is unscaled, as torch's fused optimizers do.
+template <int kStates, class Rule, class param_t, class state_t>
+SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+                                     param_t& param, param_t& grad, state_t* const* states) {
+  using T = opmath_t<param_t>;
+  T p = load(param), g = load(grad);
+  if (unscale) {
+    g = g / grad_scale;
+    store(grad, g);
+  }
+  T s[kStates > 0 ? kStates : 1] = {};
+#pragma unroll
+  for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
+  rule(p, g, s);
+  store(param, p);
+#pragma unroll
+  for (int k = 0; k < kStates; ++k) store(*states[k], s[k]);
+}
+
+// The same through a layout, for elements begin, begin + stride, ... of a tensor.
+template <int kStates, class Rule, class param_t, class state_t>
+SGDR_HOST_DEVICE void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+                                     const Tensor& tensor, const Layout& layout, void* grad,
+                                     int64_t begin, int64_t end, int64_t stride) {
+  for (int64_t i = begin; i < end; i += stride) {
+    int64_t offsets[2 + kStates];
+    offsets_of(layout, i, offsets);
+    state_t* states[kMaxStates] = {};
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) {
+      states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
+    }
+    update_element<kStates>(rule, unscale, grad_scale,
+                            static_cast<param_t*>(tensor.param)[offsets[0]],
+                            static_cast<param_t*>(grad)[offsets[1]], states);
+  }
+}
+
+namespace cpu {
+
+// A tensor that takes part in a step.
+struct Item {
+  int32_t tensor;  // index into Plan::tensors
+  DtypePair dtypes;
+  void* grad;
+};
+
+struct Step {
+  Plan plan;
+  const double* numbers;  // kMaxHypers per group
+  int32_t num_groups;
+  std::vector<Item> items;
+  const float* grad_scale;  // null: gradients are as they should be
+};
+
+// Calls its last argument on disjoint ranges that cover [0, total), in parallel where total is
+// more than grain.
+using ParallelFor = void (*)(int64_t total, int64_t grain,
+                             const std::function<void(int64_t, int64_t)>& body);
+
+// One step: updates, each tensor's count of updates, the clock, the displays.
+void step(int algorithm, const Step& step, ParallelFor parallel_for);
+
+// Instruction sets that this machine can run, best last; the one in use is the best, unless chosen.
+std::vector<std::string> instruction_sets();
+void use_instruction_set(const std::string& name);  // throws std::invalid_argument
+
+}  // namespace cpu
+
+namespace cuda {
+
+// Elements per block. A multiple of every vector length.
+constexpr int kChunk = 16384;
+
+struct Chunk {
+  int32_t tensor;  // index into Plan::tensors
+  int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
+};
+
+// Tensors of one pair of dtypes, consecutive in the plan and no more than a launch's arguments hold.
+struct Launch {
+  DtypePair dtypes;
+  int32_t first_tensor, num_tensors;
+  int32_t first_group, num_groups;
+  int64_t first_chunk, num_chunks;
+};
+
+struct Step {
+  Plan plan;  // device pointers
+  const Chunk* chunks;
+  uint32_t* ticket;
+  const double* numbers;  // host; kMaxHypers per group
+  void* const* grads;     // host; one per tensor, null: none
+  const float* grad_scale;  // device, or null
+  const float* found_inf;   // device, or null
+};
+
+// How many words of arguments a launch over that many groups and tensors takes, and may take.
+int64_t payload_words(int64_t groups, int64_t tensors);
+int64_t max_payload_words();
+
+// One step: the launches in order, of which the last advances the clock. Returns a cudaError_t.
+int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream);
+
+// Recomputes the displays from the clock as it is.
+int show(const Plan& plan, void* stream);
+
+const char* error_string(int error);
+
+}  // namespace cuda
+
+}  // namespace sgdr_fused

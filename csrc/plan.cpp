@@ -1,0 +1,381 @@
+// See plan.h.
+#include "plan.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#if defined(SGDR_FUSED_WITH_CUDA)
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace sgdr_fused {
+namespace {
+
+Dtype dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return Dtype::kFloat32;
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    default:
+      TORCH_CHECK_TYPE(false, "sgdr_fused: no kernel for dtype ", tensor.scalar_type());
+  }
+}
+
+template <class... Algorithms>
+int index_of(AlgorithmList<Algorithms...>, const std::string& name) {
+  int index = 0, found = -1;
+  ((name == Algorithms::kName ? void(found = index) : void(), ++index), ...);
+  TORCH_CHECK_VALUE(found >= 0, "sgdr_fused: unknown algorithm '", name, "'");
+  return found;
+}
+
+c10::SmallVector<int64_t, 4> strides_of(const at::Tensor& tensor) {
+  return c10::SmallVector<int64_t, 4>(tensor.strides().begin(), tensor.strides().end());
+}
+
+const void* data_of(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->data();
+}
+
+}  // namespace
+
+double CompiledSchedule::operator()(int64_t t) const {
+  return schedule_value(segments_.data(), static_cast<int32_t>(segments_.size()),
+                        cycle_starts_.data(), t);
+}
+
+at::Tensor CompiledSchedule::values(int64_t n) const {
+  at::Tensor values = at::empty({n}, at::kDouble);
+  double* data = values.mutable_data_ptr<double>();
+  for (int64_t t = 0; t < n; ++t) data[t] = (*this)(t);
+  return values;
+}
+
+OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
+                             const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors)
+    : algorithm_(index_of(AllAlgorithms{}, algorithm)), clock_(std::move(clock)) {
+  for (const GroupSpec& group : groups) add_group(group);
+  // A launch takes tensors of one pair of dtypes that follow one another.
+  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
+    const auto key = [](const TensorSpec& spec) {
+      const at::Tensor& state = spec.states.empty() ? spec.param : spec.states[0];
+      return std::make_pair(spec.param.scalar_type(), state.scalar_type());
+    };
+    return key(a) < key(b);
+  });
+  for (TensorSpec& spec : tensors) add_tensor(std::move(spec));
+  grads_.resize(tensors_.size());
+  plan_ = {tensors_.data(),      groups_.data(),   layouts_.data(),
+           segments_.data(),     cycle_starts_.data(), displays_.data(),
+           static_cast<int32_t>(displays_.size()), clock_.mutable_data_ptr<int64_t>()};
+  if (clock_.is_cuda()) copy_to_device();
+}
+
+void OptimizerPlan::add_group(const GroupSpec& spec) {
+  TORCH_CHECK(spec.hypers.size() <= kMaxHypers && spec.constants.size() <= kMaxConstants,
+              "sgdr_fused: a group has at most ", kMaxHypers, " hyperparameters and ",
+              kMaxConstants, " constants");
+  Group group = {};
+  std::copy(spec.constants.begin(), spec.constants.end(), group.constants);
+  for (size_t k = 0; k < spec.hypers.size(); ++k) {
+    const HyperSpec& from = spec.hypers[k];
+    Hyper& hyper = group.hypers[k];
+    if (from.schedule != nullptr) {
+      hyper = {Source::kSchedule, static_cast<int32_t>(from.schedule->segments().size()),
+               static_cast<int64_t>(segments_.size()), nullptr};
+      for (Segment segment : from.schedule->segments()) {
+        segment.table += static_cast<int64_t>(cycle_starts_.size());
+        segments_.push_back(segment);
+      }
+      cycle_starts_.insert(cycle_starts_.end(), from.schedule->cycle_starts().begin(),
+                           from.schedule->cycle_starts().end());
+      if (from.display.defined()) {
+        displays_.push_back({from.display.mutable_data_ptr<double>(),
+                             static_cast<int32_t>(hyper.first_segment), hyper.num_segments});
+        displays_seen_.push_back(from.display);
+        display_versions_.push_back(from.display._version());
+      }
+    } else if (from.tensor.defined()) {
+      hyper.source = from.tensor.scalar_type() == at::kDouble ? Source::kFloat64Tensor
+                                                              : Source::kFloat32Tensor;
+      hyper.tensor = from.tensor.const_data_ptr();
+      hyper_tensors_.emplace_back(from.tensor, hyper.tensor);
+    }
+  }
+  groups_.push_back(group);
+  for (int k = 0; k < kMaxHypers; ++k) {
+    numbers_.push_back(k < static_cast<int>(spec.hypers.size()) ? spec.hypers[k].number : 0.0);
+  }
+}
+
+void OptimizerPlan::add_tensor(TensorSpec spec) {
+  Tensor tensor = {};
+  tensor.param = spec.param.mutable_data_ptr();
+  tensor.numel = spec.param.numel();
+  tensor.group = spec.group;
+  tensor.layout = -1;
+  tensor.num_states = static_cast<int32_t>(spec.states.size());
+  Entry entry;
+  const Dtype dtype = dtype_of(spec.param);
+  entry.dtypes = {dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])};
+  for (size_t k = 0; k < spec.states.size(); ++k) {
+    tensor.states[k] = spec.states[k].mutable_data_ptr();
+    entry.state_data.push_back(data_of(spec.states[k]));
+  }
+  if (spec.steps.defined()) tensor.steps = spec.steps.mutable_data_ptr<double>();
+  if (spec.active) tensor.layout = add_layout(spec);
+  entry.param_data = data_of(spec.param);
+  entry.param_strides = strides_of(spec.param);
+  entry.grad_strides = strides_of(spec.grad.defined() ? spec.grad : spec.param);
+  entry.spec = std::move(spec);
+  entry.spec.grad = at::Tensor();  // the gradient's lifetime is the user's
+  entries_.push_back(std::move(entry));
+  tensors_.push_back(tensor);
+}
+
+// Dimensions in the parameter's memory order, neighbours merged where every operand allows it.
+// Returns -1 where one dimension of stride 1 is left: nothing to look up per element.
+int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
+  std::vector<at::Tensor> operands = {spec.param, spec.grad.defined() ? spec.grad : spec.param};
+  operands.insert(operands.end(), spec.states.begin(), spec.states.end());
+  std::vector<int64_t> order;
+  for (int64_t dim = 0; dim < spec.param.dim(); ++dim) {
+    if (spec.param.size(dim) != 1) order.push_back(dim);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return spec.param.stride(a) > spec.param.stride(b);
+  });
+
+  std::vector<int64_t> sizes;
+  std::vector<std::vector<int64_t>> strides;  // per dimension, per operand
+  for (const int64_t dim : order) {
+    std::vector<int64_t> dim_strides;
+    for (const at::Tensor& operand : operands) dim_strides.push_back(operand.stride(dim));
+    const int64_t size = spec.param.size(dim);
+    bool merges = !sizes.empty();
+    for (size_t k = 0; merges && k < operands.size(); ++k) {
+      merges = strides.back()[k] == dim_strides[k] * size;
+    }
+    if (merges) {
+      sizes.back() *= size;
+      strides.back() = dim_strides;
+    } else {
+      sizes.push_back(size);
+      strides.push_back(dim_strides);
+    }
+  }
+  const auto all_ones = [](const std::vector<int64_t>& s) {
+    return std::all_of(s.begin(), s.end(), [](int64_t stride) { return stride == 1; });
+  };
+  if (sizes.empty() || spec.param.numel() == 0 || (sizes.size() == 1 && all_ones(strides[0]))) {
+    return -1;
+  }
+  TORCH_CHECK_VALUE(sizes.size() <= kMaxDims, "sgdr_fused: parameter of shape ",
+                    spec.param.sizes(), " with strides ", spec.param.strides(),
+                    " and its gradient or state have more than ", kMaxDims,
+                    " dimensions in different orders; make them contiguous");
+  Layout layout = {};
+  layout.dims = static_cast<int32_t>(sizes.size());
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    layout.sizes[dim] = sizes[dim];
+    for (size_t k = 0; k < operands.size(); ++k) layout.strides[k][dim] = strides[dim][k];
+  }
+  layouts_.push_back(layout);
+  return static_cast<int32_t>(layouts_.size()) - 1;
+}
+
+bool OptimizerPlan::same(const Entry& entry) const {
+  const at::Tensor& param = entry.spec.param;
+  if (data_of(param) != entry.param_data || param.strides() != c10::IntArrayRef(entry.param_strides)) {
+    return false;
+  }
+  const at::Tensor& grad = param.unsafeGetTensorImpl()->grad();
+  if (grad.defined()) {
+    if (!entry.spec.active || grad.strides() != c10::IntArrayRef(entry.grad_strides) ||
+        grad.sizes() != param.sizes() || grad.scalar_type() != param.scalar_type() ||
+        grad.layout() != at::kStrided || grad.device() != param.device()) {
+      return false;
+    }
+  }
+  for (size_t k = 0; k < entry.state_data.size(); ++k) {
+    if (data_of(entry.spec.states[k]) != entry.state_data[k]) return false;
+  }
+  return true;
+}
+
+bool OptimizerPlan::valid() {
+  for (size_t i = 0; i < displays_seen_.size(); ++i) {
+    if (displays_seen_[i]._version() != display_versions_[i]) return false;
+  }
+  for (const auto& [tensor, data] : hyper_tensors_) {
+    if (tensor.const_data_ptr() != data) return false;
+  }
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    if (!same(entry)) return false;
+    const at::Tensor& grad = entry.spec.param.unsafeGetTensorImpl()->grad();
+    // A tensor without elements has no address, but its step counts.
+    static char empty;
+    grads_[i] = !grad.defined()      ? nullptr
+                : grad.numel() == 0  ? &empty
+                                     : const_cast<void*>(data_of(grad));
+  }
+  return true;
+}
+
+void OptimizerPlan::bump_versions(bool unscaled) {
+  const auto bump = [](const at::Tensor& tensor) {
+    if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+  };
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (grads_[i] == nullptr) continue;
+    const TensorSpec& spec = entries_[i].spec;
+    bump(spec.param);
+    if (unscaled) bump(spec.param.unsafeGetTensorImpl()->grad());
+    for (const at::Tensor& state : spec.states) bump(state);
+    if (spec.steps.defined()) bump(spec.steps);
+  }
+}
+
+void OptimizerPlan::set_number(int64_t group, int64_t hyper, double value) {
+  numbers_.at(group * kMaxHypers + hyper) = value;
+}
+
+void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
+                        const std::optional<at::Tensor>& found_inf) {
+  const float* scale = grad_scale.has_value() ? grad_scale->const_data_ptr<float>() : nullptr;
+  const float* inf = found_inf.has_value() ? found_inf->const_data_ptr<float>() : nullptr;
+  if (clock_.is_cuda()) {
+    run_cuda(scale, inf);
+  } else {
+    // Any number but 0: two devices that overflowed add up to 2.
+    if (inf != nullptr && *inf != 0.0f) return;
+    run_cpu(scale);
+  }
+  bump_versions(scale != nullptr);
+}
+
+void OptimizerPlan::run_cpu(const float* grad_scale) {
+  cpu::Step step = {plan_, numbers_.data(), static_cast<int32_t>(groups_.size()), {}, grad_scale};
+  step.items.reserve(entries_.size());
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (grads_[i] != nullptr) {
+      step.items.push_back({static_cast<int32_t>(i), entries_[i].dtypes, grads_[i]});
+    }
+  }
+  cpu::step(algorithm_, step,
+            [](int64_t total, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+              at::parallel_for(0, total, grain, body);
+            });
+}
+
+void OptimizerPlan::show() {
+  if (!clock_.is_cuda()) {
+    for (const Display& display : displays_) sgdr_fused::show(plan_, display, *plan_.clock);
+    return;
+  }
+#if defined(SGDR_FUSED_WITH_CUDA)
+  const c10::cuda::CUDAGuard guard(clock_.device());
+  const int error = cuda::show(plan_, c10::cuda::getCurrentCUDAStream().stream());
+  TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
+#endif
+}
+
+#if defined(SGDR_FUSED_WITH_CUDA)
+
+namespace {
+
+// Arrays of plain data, laid end to end for one copy to the device.
+class Packed {
+ public:
+  template <class T>
+  size_t add(const std::vector<T>& items) {
+    const size_t offset = (bytes_.size() + 15) / 16 * 16;
+    bytes_.resize(offset + std::max<size_t>(1, items.size()) * sizeof(T));
+    if (!items.empty()) std::memcpy(bytes_.data() + offset, items.data(), items.size() * sizeof(T));
+    return offset;
+  }
+  at::Tensor to(const at::Device& device) const {
+    const at::Tensor host = at::empty({static_cast<int64_t>(bytes_.size())}, at::kByte);
+    std::memcpy(host.mutable_data_ptr(), bytes_.data(), bytes_.size());
+    return host.to(device);
+  }
+
+ private:
+  std::vector<unsigned char> bytes_;
+};
+
+}  // namespace
+
+void OptimizerPlan::copy_to_device() {
+  std::vector<cuda::Chunk> chunks;
+  for (size_t i = 0; i < tensors_.size();) {
+    cuda::Launch launch = {entries_[i].dtypes, static_cast<int32_t>(i), 0, tensors_[i].group, 0,
+                           static_cast<int64_t>(chunks.size()), 0};
+    for (; i < tensors_.size(); ++i) {
+      const DtypePair dtypes = entries_[i].dtypes;
+      const int32_t groups = tensors_[i].group - launch.first_group + 1;
+      if (dtypes.param != launch.dtypes.param || dtypes.state != launch.dtypes.state ||
+          cuda::payload_words(groups, launch.num_tensors + 1) > cuda::max_payload_words()) {
+        break;
+      }
+      launch.num_groups = groups;
+      ++launch.num_tensors;
+      const int64_t count = (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk;
+      for (int64_t k = 0; entries_[i].spec.active && k < count; ++k) {
+        chunks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
+      }
+    }
+    launch.num_chunks = static_cast<int64_t>(chunks.size()) - launch.first_chunk;
+    launches_.push_back(launch);
+  }
+
+  Packed packed;
+  const size_t tensors = packed.add(tensors_), groups = packed.add(groups_);
+  const size_t layouts = packed.add(layouts_), segments = packed.add(segments_);
+  const size_t cycle_starts = packed.add(cycle_starts_), displays = packed.add(displays_);
+  const size_t chunk_table = packed.add(chunks);
+  const size_t ticket = packed.add(std::vector<uint32_t>{0});
+  const c10::cuda::CUDAGuard guard(clock_.device());
+  device_memory_ = packed.to(clock_.device());
+  unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
+  plan_.tensors = reinterpret_cast<const Tensor*>(base + tensors);
+  plan_.groups = reinterpret_cast<const Group*>(base + groups);
+  plan_.layouts = reinterpret_cast<const Layout*>(base + layouts);
+  plan_.segments = reinterpret_cast<const Segment*>(base + segments);
+  plan_.cycle_starts = reinterpret_cast<const int64_t*>(base + cycle_starts);
+  plan_.displays = reinterpret_cast<const Display*>(base + displays);
+  chunks_ = reinterpret_cast<const cuda::Chunk*>(base + chunk_table);
+  ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
+}
+
+void OptimizerPlan::run_cuda(const float* grad_scale, const float* found_inf) {
+  const c10::cuda::CUDAGuard guard(clock_.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  captured_ = captured_ || c10::cuda::currentStreamCaptureStatusMayInitCtx() !=
+                               c10::cuda::CaptureStatus::None;
+  const cuda::Step step = {plan_,        chunks_,    ticket_,  numbers_.data(),
+                           grads_.data(), grad_scale, found_inf};
+  const int error = cuda::step(algorithm_, step, launches_, stream.stream());
+  TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
+}
+
+#else
+
+void OptimizerPlan::copy_to_device() {
+  TORCH_CHECK(false, "sgdr_fused: the extension was built without CUDA");
+}
+void OptimizerPlan::run_cuda(const float*, const float*) {}
+
+#endif
+
+}  // namespace sgdr_fused

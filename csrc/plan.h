@@ -1,0 +1,115 @@
+// What a step needs to know about an optimizer's parameters on one device, kept from step to step.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fused_step.h"
+
+namespace sgdr_fused {
+
+// A schedule on the host: its segments, and the cycle starts that they point into.
+class CompiledSchedule {
+ public:
+  CompiledSchedule(std::vector<Segment> segments, std::vector<int64_t> cycle_starts)
+      : segments_(std::move(segments)), cycle_starts_(std::move(cycle_starts)) {}
+
+  double operator()(int64_t t) const;
+  at::Tensor values(int64_t n) const;
+
+  const std::vector<Segment>& segments() const { return segments_; }
+  const std::vector<int64_t>& cycle_starts() const { return cycle_starts_; }
+
+ private:
+  std::vector<Segment> segments_;
+  std::vector<int64_t> cycle_starts_;
+};
+
+// One of: a number, a tensor on the plan's device (float32 or float64), a schedule.
+struct HyperSpec {
+  double number = 0.0;
+  at::Tensor tensor;
+  const CompiledSchedule* schedule = nullptr;
+  at::Tensor display;  // with a schedule: what the step writes its next value to, or undefined
+};
+
+struct GroupSpec {
+  std::vector<HyperSpec> hypers;
+  std::vector<double> constants;
+};
+
+// A parameter. One that never had a gradient has no states yet and takes no part.
+struct TensorSpec {
+  at::Tensor param;
+  at::Tensor grad;
+  std::vector<at::Tensor> states;
+  at::Tensor steps;  // 0-dim float64, or undefined where the algorithm does not count
+  int32_t group = 0;
+  bool active = false;
+};
+
+// Built by Python, which has validated everything; valid() then tells cheaply whether all that the
+// plan was made from is still what it was.
+class OptimizerPlan {
+ public:
+  OptimizerPlan(const std::string& algorithm, at::Tensor clock,
+                const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors);
+
+  // Collects the gradients of this step. False: something is not as it was; nothing was done.
+  bool valid();
+  // Takes the step with the gradients that valid() collected.
+  void run(const std::optional<at::Tensor>& grad_scale, const std::optional<at::Tensor>& found_inf);
+  // Recomputes the displays from the clock.
+  void show();
+  void set_number(int64_t group, int64_t hyper, double value);
+  at::Device device() const { return clock_.device(); }
+  // A captured graph holds this plan's addresses.
+  bool captured() const { return captured_; }
+
+ private:
+  struct Entry {
+    TensorSpec spec;
+    const void* param_data;
+    std::vector<const void*> state_data;
+    c10::SmallVector<int64_t, 4> param_strides;
+    c10::SmallVector<int64_t, 4> grad_strides;
+    DtypePair dtypes;
+  };
+
+  void add_group(const GroupSpec& group);
+  void add_tensor(TensorSpec spec);
+  int32_t add_layout(const TensorSpec& spec);
+  bool same(const Entry& entry) const;
+  void bump_versions(bool unscaled);
+  void copy_to_device();
+  void run_cpu(const float* grad_scale);
+  void run_cuda(const float* grad_scale, const float* found_inf);
+
+  int algorithm_;
+  at::Tensor clock_;
+  std::vector<Entry> entries_;  // same order as tensors_
+  std::vector<at::Tensor> displays_seen_;  // with the version each must still have
+  std::vector<int64_t> display_versions_;
+  std::vector<std::pair<at::Tensor, const void*>> hyper_tensors_;
+  std::vector<void*> grads_;  // of this step, in the order of tensors_; null: none
+  std::vector<double> numbers_;
+  bool captured_ = false;
+
+  std::vector<Tensor> tensors_;
+  std::vector<Group> groups_;
+  std::vector<Layout> layouts_;
+  std::vector<Segment> segments_;
+  std::vector<int64_t> cycle_starts_;
+  std::vector<Display> displays_;
+  Plan plan_;  // points into the vectors above, or into device_memory_
+
+  at::Tensor device_memory_;
+  std::vector<cuda::Launch> launches_;
+  const cuda::Chunk* chunks_ = nullptr;
+  uint32_t* ticket_ = nullptr;
+};
+
+}  // namespace sgdr_fused

@@ -1,0 +1,108 @@
+// Plain data that a step works on, the same on the host and on the device.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+#include "host_device.h"
+#include "schedules.h"
+
+namespace sgdr_fused {
+
+constexpr int kMaxStates = 3;
+constexpr int kMaxHypers = 4;
+constexpr int kMaxConstants = 4;
+constexpr int kMaxDims = 8;
+constexpr int kMaxOperands = 2 + kMaxStates;  // parameter, gradient, states
+
+// Where a hyperparameter's value comes from at a step.
+enum class Source : int32_t {
+  kNumber,        // by value with the step: frozen in a captured graph
+  kFloat32Tensor,  // read from memory at the step
+  kFloat64Tensor,
+  kSchedule,
+};
+
+struct Hyper {
+  Source source;
+  int32_t num_segments;   // kSchedule
+  int64_t first_segment;  // kSchedule: index into Plan::segments
+  const void* tensor;     // the tensor sources
+};
+
+struct Group {
+  Hyper hypers[kMaxHypers];
+  double constants[kMaxConstants];
+};
+
+// Memory of a tensor whose operands do not all lie densely in the same order.
+struct Layout {
+  int32_t dims;
+  int64_t sizes[kMaxDims];
+  int64_t strides[kMaxOperands][kMaxDims];  // in elements
+};
+
+struct Tensor {
+  void* param;
+  void* states[kMaxStates];
+  double* steps;  // updates behind it; null where the algorithm does not ask
+  int64_t numel;
+  int32_t num_states;
+  int32_t group;
+  int32_t layout;  // index into Plan::layouts; -1: every operand is dense, in the same order
+};
+
+// A scheduled hyperparameter as the user sees it: it holds the value of the next step.
+struct Display {
+  double* value;
+  int32_t first_segment;
+  int32_t num_segments;
+};
+
+// What stays the same from step to step. On a GPU the pointers are the device's.
+struct Plan {
+  const Tensor* tensors;
+  const Group* groups;
+  const Layout* layouts;
+  const Segment* segments;
+  const int64_t* cycle_starts;
+  const Display* displays;
+  int32_t num_displays;
+  int64_t* clock;  // steps taken
+};
+
+SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,
+                                    int64_t clock) {
+  switch (hyper.source) {
+    case Source::kNumber:
+      return number;
+    case Source::kFloat32Tensor:
+      return static_cast<double>(*static_cast<const float*>(hyper.tensor));
+    case Source::kFloat64Tensor:
+      return *static_cast<const double*>(hyper.tensor);
+    case Source::kSchedule:
+      return schedule_value(plan.segments + hyper.first_segment, hyper.num_segments,
+                            plan.cycle_starts, clock);
+  }
+  return number;  // not reached
+}
+
+SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clock) {
+  *display.value = schedule_value(plan.segments + display.first_segment, display.num_segments,
+                                  plan.cycle_starts, clock);
+}
+
+// Offsets in elements of the i-th element of each operand, the last dimension running fastest.
+template <int kOperands>
+SGDR_HOST_DEVICE void offsets_of(const Layout& layout, int64_t i, int64_t (&offsets)[kOperands]) {
+  for (int operand = 0; operand < kOperands; ++operand) offsets[operand] = 0;
+  for (int dim = layout.dims - 1; dim >= 0; --dim) {
+    const int64_t index = i % layout.sizes[dim];
+    i /= layout.sizes[dim];
+    for (int operand = 0; operand < kOperands; ++operand) {
+      offsets[operand] += index * layout.strides[operand][dim];
+    }
+  }
+}
+
+}  // namespace sgdr_fused

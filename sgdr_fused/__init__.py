@@ -1,0 +1,8 @@
+"""Fused PyTorch optimizers whose learning-rate schedule runs on the device, inside the update."""
+
+from . import schedules
+from .adam import FusedAdam, FusedAdamW
+from .sgd import FusedSGD
+
+__version__ = "0.1.0"
+__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "schedules"]

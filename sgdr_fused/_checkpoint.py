@@ -1,0 +1,251 @@
+"""state_dict, load_state_dict, pickle and deepcopy: torch's layout, plus the clock and the Schedules."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import _checks, _plans
+from ._tracked import ParamState, State
+from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from ._optimizer import FusedOptimizer
+    from ._tracked import Group
+
+
+# ---- saving
+
+
+def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
+    for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
+        pre_hook(optimizer)
+
+    ids = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in optimizer.param_groups))}
+    clock = torch.tensor(int(optimizer.clock), dtype=torch.int64)
+    groups = []
+    for group in optimizer.param_groups:
+        packed = _with_schedules_in_place(group)
+        for key in list(packed):
+            first = packed[key][0] if isinstance(packed[key], tuple) and packed[key] else packed[key]
+            if isinstance(first, Schedule):
+                packed[f"{key}_schedule"] = first.to_dict()
+                value = first(int(clock))
+                packed[key] = (value, *packed[key][1:]) if isinstance(packed[key], tuple) else value
+        for schedule_key in _schedule_keys():
+            packed.setdefault(schedule_key, None)
+        packed["clock"] = clock
+        packed["params"] = [ids[param] for param in group["params"]]
+        groups.append(packed)
+    state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
+
+    result: dict[str, Any] = {"state": state, "param_groups": groups}
+    for post_hook in optimizer._optimizer_state_dict_post_hooks.values():
+        replaced = post_hook(optimizer, result)
+        if replaced is not None:
+            result = replaced
+    return result
+
+
+def _schedule_keys() -> tuple[str, ...]:
+    from ._optimizer import SCHEDULE_KEYS  # which imports us
+
+    return tuple(SCHEDULE_KEYS.values())
+
+
+def _with_schedules_in_place(group: dict[str, Any]) -> dict[str, Any]:
+    """A plain copy of the group, with Schedules where they were given, not what displays them."""
+    plain = {key: value for key, value in group.items() if key not in _schedule_keys()}
+    for schedule_key in _schedule_keys():
+        schedule = group[schedule_key]
+        if schedule is not None:
+            key = schedule_key.removesuffix("_schedule")
+            plain[key] = (schedule, *plain[key][1:]) if isinstance(plain[key], tuple) else schedule
+    return plain
+
+
+def _stepped_state(optimizer: FusedOptimizer) -> dict[Any, Any]:
+    """The state as plain dicts, without what no step has written: presence means a first step was taken."""
+    counted = [
+        state
+        for state in optimizer.state.values()
+        if isinstance(state, ParamState) and state.steps is not None and not optimizer._has_step
+    ]
+    taken = _read_all([state.steps for state in counted])
+    fresh = {id(state) for state, steps in zip(counted, taken, strict=True) if steps == 0}
+    result: dict[Any, Any] = {}
+    for key, state in optimizer.state.items():
+        if id(state) in fresh:
+            state = {k: v for k, v in state.items() if k != "momentum_buffer"}
+            if not state:
+                continue
+        result[key] = dict(state) if isinstance(state, dict) else state
+    return result
+
+
+def _read_all(counts: list[Any]) -> list[float]:
+    """The values of 0-dim tensors, waiting once for each device."""
+    by_device: dict[torch.device, list[int]] = defaultdict(list)
+    for i, count in enumerate(counts):
+        by_device[count.device].append(i)
+    values = [0.0] * len(counts)
+    for indices in by_device.values():
+        for i, value in zip(indices, torch.stack([counts[i] for i in indices]).tolist(), strict=True):
+            values[i] = value
+    return values
+
+
+# ---- loading
+
+
+def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
+    if not isinstance(state_dict, dict):
+        raise TypeError(f"state_dict must be a dict, got {state_dict!r}")
+    state_dict = state_dict.copy()
+    for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = pre_hook(optimizer, state_dict)
+        if replaced is not None:
+            state_dict = replaced
+
+    # Everything is made before anything is changed.
+    saved_groups = _checked_groups(optimizer, state_dict)
+    groups = [
+        _loaded_group(optimizer, i, group, saved)
+        for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=True))
+    ]
+    state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
+    clock = _loaded_clock(saved_groups, state)
+    keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
+        group[key] is not None for group in groups for key in _schedule_keys()
+    )
+
+    optimizer.param_groups = groups
+    optimizer.state = state
+    if clock is not None:
+        optimizer.clock.fill_(clock)
+    elif keeps_schedules:
+        warnings.warn(
+            f"the checkpoint has no clock; the Schedules go on from step {int(optimizer.clock)}. "
+            "If it was saved after n steps, call opt.clock.fill_(n)",
+            UserWarning,
+            stacklevel=3,
+        )
+    for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post_hook(optimizer)
+
+
+def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> list[dict[str, Any]]:
+    for key, kind in (("state", dict), ("param_groups", list)):
+        if not isinstance(state_dict.get(key), kind):
+            raise ValueError(f"state_dict[{key!r}] must be a {kind.__name__}, got {state_dict.get(key)!r}")
+    saved_groups = state_dict["param_groups"]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    saved_sizes = [len(group["params"]) for group in saved_groups]
+    if sizes != saved_sizes:
+        raise ValueError(
+            f"state_dict must have {len(sizes)} param_groups of {sizes} parameters, got {len(saved_sizes)} of {saved_sizes}"
+        )
+    return saved_groups
+
+
+def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
+    """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
+    ours = _with_schedules_in_place(group)
+    values = {**ours, **{key: value for key, value in saved.items() if key != "clock"}}
+    for schedule_key in _schedule_keys():
+        key = schedule_key.removesuffix("_schedule")
+        data = values.pop(schedule_key, None)
+        if schedule_key in saved and data is not None:
+            if key not in values:
+                raise ValueError(f"group {i} of the state_dict has {schedule_key}={data!r} but no {key}")
+            schedule: Any = Schedule.from_dict(data)
+        elif schedule_key not in saved and group[schedule_key] is not None:
+            schedule = group[schedule_key]
+        else:
+            continue
+        values[key] = (schedule, *values[key][1:]) if isinstance(values[key], (tuple, list)) else schedule
+    values["params"] = group["params"]
+    return optimizer._adopted(values)
+
+
+def _loaded_state(
+    optimizer: FusedOptimizer, groups: list[Group], saved_groups: list[dict[str, Any]], saved_state: dict[Any, Any]
+) -> State:
+    params = {}
+    names: dict[Any, str] = {}
+    for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
+            params[key], names[key] = param, f"parameter {k} of group {i}"
+    state: dict[Any, Any] = {}
+    for key, values in saved_state.items():
+        if key not in params:
+            state[key] = values  # as in torch: not of a parameter
+            continue
+        if not isinstance(values, dict):
+            raise ValueError(f"state_dict['state'][{key!r}] must be a dict, got {values!r}")
+        param = params[key]
+        loaded = {
+            name: _loaded_value(param, name, value, names[key]) for name, value in values.items() if value is not None
+        }
+        if loaded:
+            state[param] = loaded
+    return State(optimizer._changes, state)
+
+
+def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
+    if name == "step":
+        try:
+            steps = _checks.between(f"state['step'] of {described}", float(value), 0.0, _checks.MAX_STEP)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return torch.tensor(steps, dtype=torch.float64, device=param.device)
+    if not isinstance(value, Tensor):
+        return value
+    if name in ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+        _plans.check_state(param, name, value, described)
+    with torch.inference_mode(False), torch.no_grad():
+        return value.detach().to(device=param.device, copy=True)
+
+
+def _loaded_clock(saved_groups: list[dict[str, Any]], state: State) -> int | None:
+    clocks = [group["clock"] for group in saved_groups if "clock" in group]
+    if clocks:
+        steps = {int(clock) for clock in clocks}
+        if len(steps) > 1 or len(clocks) < len(saved_groups):
+            raise ValueError(f"state_dict: clock must be the same in all param_groups, got {[*map(int, clocks)]}")
+        return _checks.integer("clock of the state_dict", steps.pop(), 0)
+    taken = _read_all([s["step"] for s in state.values() if isinstance(s, dict) and isinstance(s.get("step"), Tensor)])
+    return int(max(taken)) if taken else None
+
+
+# ---- pickle and deepcopy
+
+
+def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
+    state: dict[Any, Any] = defaultdict(dict)
+    state.update(_stepped_state(optimizer))
+    return {
+        "defaults": optimizer.defaults,
+        "state": state,
+        "param_groups": [_with_schedules_in_place(group) for group in optimizer.param_groups],
+        "clock": int(optimizer.clock),
+    }
+
+
+def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
+    if "_changes" not in optimizer.__dict__:
+        optimizer._reset()
+    # Hooks and such; the rest goes through our own setters.
+    Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})
+    if "param_groups" in state:
+        optimizer.param_groups = state["param_groups"]
+    if "state" in state:
+        optimizer.state = state["state"]
+    if "clock" in state:
+        optimizer.clock.fill_(state["clock"])

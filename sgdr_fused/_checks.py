@@ -1,0 +1,47 @@
+"""Checks of arguments. Every message names the argument and the value."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any
+
+MAX_STEP = 2**61  # steps are 64-bit integers on the device; the rest of the range is for sums
+
+
+def rate(name: str, value: Any) -> float:
+    """A finite number >= 0, as a float."""
+    return between(name, value, 0.0, math.inf, high_open=True)
+
+
+def between(
+    name: str, value: Any, low: float, high: float, *, low_open: bool = False, high_open: bool = False
+) -> float:
+    """A number in the interval, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if not (above and below):
+        wanted = (
+            f"finite and {'>' if low_open else '>='} {low:g}"
+            if math.isinf(high)
+            else f"in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        )
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return number
+
+
+def integer(name: str, value: Any, low: int) -> int:
+    """An integer (also of numpy, but no bool and no float) in [low, MAX_STEP]."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not low <= number <= MAX_STEP:
+        raise ValueError(f"{name} must be an integer in [{low}, 2**61], got {value!r}")
+    return number

@@ -1,0 +1,358 @@
+"""What all fused optimizers share: groups, hyperparameters, the clock and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
+
+from . import _checkpoint, _checks, _plans
+from ._clock import Clock
+from ._tracked import Changes, Group, State
+from .schedules import Schedule
+
+# Which entry of a group a Schedule may stand in, and the read-only entry that then holds it.
+SCHEDULE_KEYS = {
+    "lr": "lr_schedule",
+    "momentum": "momentum_schedule",
+    "betas": "betas_schedule",
+    "weight_decay": "weight_decay_schedule",
+}
+
+
+class Hyper(NamedTuple):
+    """A hyperparameter that may be a number, a tensor or a Schedule: group[key], or group[key][index]."""
+
+    key: str
+    index: int | None = None
+
+    def of(self, group: dict[str, Any]) -> Any:
+        """The number or tensor in the group; with a Schedule, the tensor that displays it."""
+        value = group[self.key]
+        return value if self.index is None else value[self.index]
+
+    def schedule_of(self, group: dict[str, Any]) -> Schedule | None:
+        return group[SCHEDULE_KEYS[self.key]] if not self.index else None
+
+
+class FusedOptimizer(Optimizer):
+    """Base class. A subclass names its algorithm (csrc/update_rules.h), its entries and its state."""
+
+    # The algorithm's name, its hypers and constants in the order of its enums, in C++.
+    _algorithm: ClassVar[str]
+    _hypers: ClassVar[tuple[Hyper, ...]]
+    _constants: ClassVar[tuple[str, ...]]
+    # Whether the state has `step`; else the count of a parameter's updates is kept beside it.
+    _has_step: ClassVar[bool]
+    _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        if isinstance(params, Iterable) and not isinstance(params, Tensor):
+            params = list(params)
+            if not params:
+                raise ValueError("params must not be empty, got []")
+        self._reset()
+        super().__init__(params, defaults)
+
+    def _reset(self) -> None:
+        """The fields that neither a pickle nor a deepcopy carries."""
+        self._changes = Changes()
+        self._plans: list[_plans.AnyPlan] = []
+        self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
+        self._membership: Any = None
+        self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
+        self._clocks: dict[torch.device, Clock] = {}
+
+    # ---- what a subclass defines
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The state tensors of a parameter in this group, in the order of the kernel's."""
+        raise NotImplementedError
+
+    def _check_constant(self, key: str, value: Any) -> None:
+        """Raises for a bad value of one of `_constants`."""
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises for entries that do not go together, in a group that is being added."""
+
+    def _reference_update(
+        self, spec: _plans.ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
+    ) -> None:
+        """One parameter's update by reference.py, its states and steps included."""
+        raise NotImplementedError
+
+    # ---- state and groups: whatever is put there becomes a mapping that tells of changes
+
+    @property
+    def state(self) -> State:  # type: ignore[override]
+        return self._state
+
+    @state.setter
+    def state(self, value: dict[Any, Any]) -> None:
+        self._state = State(self._changes, value)
+        self._changes.plan = True
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self._param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self._param_groups: list[dict[str, Any]] = [self._adopted(group) for group in groups]
+        self._changes.plan = True
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as in torch. Entries that it lacks are the constructor's, Schedules included.
+
+        The new group shares the clock: its Schedules start where the clock stands.
+
+        Raises:
+            ValueError, TypeError: for a bad value or parameter, naming it; nothing is changed.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, got {param_group!r}")
+        values = {**param_group, "params": _plans.listed(param_group.get("params"))}
+        taken = {p for group in self._param_groups for p in group["params"]}
+        _plans.check_params(values["params"], taken)
+        before = len(self._param_groups)
+        super().add_param_group(values)
+        try:
+            self._param_groups[-1] = self._adopted(self._param_groups[-1])
+            self._check_group(self._param_groups[-1])
+        except BaseException:
+            del self._param_groups[before:]
+            raise
+        self._changes.plan = True
+
+    def _adopted(self, values: dict[str, Any]) -> Group:
+        """The group as one of ours, its values checked and normalised."""
+        if isinstance(values, Group):
+            return values
+        values = dict(values)
+        for key, schedule_key in SCHEDULE_KEYS.items():
+            schedule = values.pop(schedule_key, None)
+            if schedule is not None and key in values:  # a copy of a fused optimizer's group
+                values[key] = (schedule, *values[key][1:]) if key == "betas" else schedule
+        group = Group(self._changes, self._assign, values)
+        for schedule_key in SCHEDULE_KEYS.values():
+            group.replace(schedule_key, None)
+        for key, value in values.items():
+            group[key] = value
+        return group
+
+    def _assign(self, group: Group, key: str, value: Any) -> Any:
+        """Checks what the user assigns to group[key]; returns what is stored."""
+        if key in SCHEDULE_KEYS.values():
+            name = next(name for name, schedule_key in SCHEDULE_KEYS.items() if schedule_key == key)
+            raise ValueError(f"group[{key!r}] is read-only; assign to group[{name!r}] instead, got {value!r}")
+        if key == "differentiable" and value:
+            raise ValueError(f"differentiable must be False, got {value!r}: a fused step has no backward")
+        if key in {hyper.key for hyper in self._hypers}:
+            return self._assign_hyper(group, key, value)
+        if key in self._constants:
+            self._check_constant(key, value)
+            self._changes.plan = True
+        elif key == "params":
+            self._changes.plan = True
+        return value
+
+    def _assign_hyper(self, group: Group, key: str, value: Any) -> Any:
+        schedule_key = SCHEDULE_KEYS[key]
+        if key == "betas" and isinstance(value, list):
+            value = tuple(value)  # what is edited in place would go unnoticed
+        old, old_schedule = group.get(key), group[schedule_key]
+        if old_schedule is not None and _first(value) is _first(old):
+            value = _with_first(value, old_schedule)  # the display assigned back to where it came from
+        self._check_hyper(key, value)
+        schedule = _first(value) if isinstance(_first(value), Schedule) else None
+        display = None if schedule is None else self._new_display(group, schedule)
+        # Whether momentum is in use decides on the state, so on the plan.
+        same_use = key != "momentum" or bool(old) == bool(value)
+        if old_schedule is None and same_use and _is_plain(old) and _is_plain(value):
+            self._changes.numbers = True
+        else:
+            self._changes.plan = True
+        group.replace(schedule_key, schedule)
+        group.displays.pop(key, None)
+        if display is None:
+            return value
+        group.displays[key] = (display, display._version)
+        return _with_first(value, display)
+
+    def _check_hyper(self, key: str, value: Any) -> None:
+        if key != "betas":
+            _check_form(key, value, high=None)
+            return
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(f"betas must be a pair, got {value!r}")
+        for index, beta in enumerate(value):
+            _check_form(f"betas[{index}]", beta, high=1.0)
+        if isinstance(value[1], Schedule):
+            raise TypeError(f"betas[1] must be a number or a tensor, got {value[1]!r}")
+        if not isinstance(value[0], Schedule) and isinstance(value[0], Tensor) != isinstance(value[1], Tensor):
+            raise ValueError(f"betas must be both numbers or both tensors, got {value!r}")
+
+    # ---- the clock and what it shows
+
+    @property
+    def clock(self) -> Tensor:
+        """Steps taken: a 0-dim int64 tensor on the first parameter's device.
+
+        Skipped steps are not counted. All Schedules are functions of it; ``clock.fill_(n)`` moves them,
+        and the displayed rates, to step ``n``.
+        """
+        return self._clock_on(self._first_device())
+
+    @property
+    def backend(self) -> str:
+        """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
+        return _plans.backend_for(self._first_device())
+
+    def _first_device(self) -> torch.device:
+        for group in self._param_groups:
+            for param in group["params"]:
+                return param.device
+        return torch.device("cpu")
+
+    def _clock_on(self, device: torch.device) -> Clock:
+        if device not in self._clocks:
+            steps = int(next(iter(self._clocks.values()), 0))
+            self._clocks[device] = Clock.make(steps, device, self._clock_written)
+        return self._clocks[device]
+
+    def _clock_written(self) -> None:
+        first = self.clock
+        for other in self._clocks.values():
+            if other is not first:
+                other.data.copy_(first.as_subclass(Tensor))
+        if self._plans and not self._changes.plan:
+            for plan in self._plans:
+                plan.show()
+        else:
+            self._show_from_host()
+
+    def _show_from_host(self) -> None:
+        steps = int(self.clock)
+        for group in self._param_groups:
+            for key, (display, _) in group.displays.items():  # type: ignore[attr-defined]
+                display.data.fill_(group[SCHEDULE_KEYS[key]](steps))
+
+    def _new_display(self, group: Group, schedule: Schedule) -> Tensor:
+        """The tensor that shows what `schedule` gives at the next step."""
+        device = group["params"][0].device if group["params"] else self._first_device()
+        steps = int(self.clock) if self._clocks else 0
+        with torch.inference_mode(False):
+            return torch.tensor(schedule(steps), dtype=torch.float64, device=device)
+
+    # ---- the step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Performs one optimization step.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            what the closure returned; None without one.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: naming what is wrong; parameters, states and clock are
+                as they were.
+        """
+        if (
+            torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        ):
+            return _step_with_hooks(self, closure) if closure is not None else _step_with_hooks(self)
+        return self._step(closure)
+
+    # torch would wrap step() in hooks and a profiler range that cost more than a small model's step.
+    # step() takes that road itself when there is a hook or a profiler.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._changes.plan or not (
+            self._membership.unchanged(self._param_groups) and all([plan.valid() for plan in self._plans])
+        ):
+            _plans.rebuild(self)
+        if self._changes.numbers:
+            _plans.set_numbers(self)
+        for plan, group, hyper, tensor in self._host_reads:
+            plan.set_number(group, hyper, float(tensor))
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        for plan in self._plans:
+            plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))
+        return loss
+
+    # ---- checkpoints, pickle, deepcopy
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's layout, with the clock and the Schedules in the groups.
+
+        A scheduled hyperparameter is the Python float of its next value. A parameter that no step has
+        updated has no ``momentum_buffer``; to know, this may wait for the device.
+        """
+        return _checkpoint.state_dict(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what ``state_dict()`` of this class or of its counterpart in torch.optim returned.
+
+        The checkpoint's groups replace ours, Schedules included, and the clock is written in place.
+        A checkpoint of torch.optim has no Schedules: ours stay, and the clock becomes its largest
+        ``step``; where it has none either, the clock stays too and a warning says how to set it.
+        State tensors keep their own dtypes.
+
+        Raises:
+            ValueError: for a checkpoint that does not fit; nothing is changed.
+        """
+        _checkpoint.load_state_dict(self, state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _checkpoint.get_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _checkpoint.set_state(self, state)
+
+
+_step_with_hooks = Optimizer.profile_hook_step(FusedOptimizer._step)
+
+
+def _check_form(name: str, value: Any, high: float | None) -> None:
+    """A hyperparameter: a number, a tensor with one element (its value is checked too), a Schedule."""
+    if isinstance(value, Schedule):
+        return
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}: {value}")
+        if value.device.type == "meta" or value.is_complex():
+            raise TypeError(f"{name} must be a real number, got {value}")
+        value = float(value)
+    if high is None:
+        _checks.rate(name, value)
+    else:
+        _checks.between(name, value, 0.0, high, high_open=True)
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _with_first(value: Any, first: Any) -> Any:
+    return (first, *value[1:]) if isinstance(value, tuple) else first
+
+
+def _is_plain(value: Any) -> bool:
+    return all(isinstance(v, Real) for v in (value if isinstance(value, tuple) else (value,)))

@@ -1,0 +1,274 @@
+"""The one table of configurations, and the inputs, oracle and error bounds that the tests share.
+
+A new optimizer is a row in the first table and its configurations in the second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sgdr_fused import FusedAdam, FusedAdamW, FusedSGD, _backend, reference
+from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular
+
+# ------------------------------------------------------------------------------------ where to run
+
+DEVICE = torch.device(os.environ.get("SGDR_FUSED_TEST_DEVICE", "cpu"))
+
+
+def on_pretend_gpu() -> bool:
+    """True where an emulator runs the kernels: right, but slow, so the grids are thinned there."""
+    try:
+        import pretend_gpu
+    except ImportError:
+        return False
+    return DEVICE.type == "cuda" and bool(pretend_gpu.active())
+
+
+PRETEND = on_pretend_gpu()
+
+
+def expected_backend() -> str:
+    """What `opt.backend` has to be. Who asks for device cuda gets no reference by accident."""
+    if os.environ.get("SGDR_FUSED_BACKEND") == "reference":
+        return "reference"
+    return "cpu" if DEVICE.type == "cpu" and _backend.load() else ("reference" if DEVICE.type == "cpu" else "cuda")
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """A fused class, torch's class, and the function of reference.py with its defaults."""
+
+    fused: type[torch.optim.Optimizer]
+    torch: type[torch.optim.Optimizer]
+    reference: Callable[..., None]
+    defaults: Mapping[str, Any]
+
+
+_ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {})
+ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS)
+ADAMW = Algorithm(
+    FusedAdamW,
+    torch.optim.AdamW,
+    reference.adam,
+    {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True},
+)
+ALGORITHMS = {"sgd": SGD, "adam": ADAM, "adamw": ADAMW}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One configuration of one optimizer. `hyper` are constructor arguments other than lr."""
+
+    id: str
+    algorithm: Algorithm
+    hyper: Mapping[str, Any]
+
+    def fused(self, params: Iterable[Any], **changed: Any) -> Any:
+        return self.algorithm.fused(params, **{**self.hyper, **changed})
+
+    def torch(self, params: Iterable[Any], **changed: Any) -> torch.optim.Optimizer:
+        return self.algorithm.torch(params, **{**self.hyper, **changed})
+
+    def reference(self, param: Tensor, grad: Tensor, state: dict[str, Tensor], **changed: Any) -> None:
+        self.algorithm.reference(param, grad, state, **{**self.algorithm.defaults, **self.hyper, **changed})
+
+
+def _case(name: str, **hyper: Any) -> Case:
+    return Case(name, ALGORITHMS[name.split("_")[0]], hyper)
+
+
+# beta2 = 0.5 lets the second moment fall, without which amsgrad's maximum is never taken;
+# beta1 = 0.4 takes the other branch of torch's lerp.
+CASES = (
+    _case("sgd"),
+    _case("sgd_weight_decay", weight_decay=0.1),
+    _case("sgd_momentum", momentum=0.9),
+    _case("sgd_dampening", momentum=0.9, dampening=0.3),
+    _case("sgd_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1),
+    _case("sgd_maximize", momentum=0.8, dampening=0.1, weight_decay=0.1, maximize=True),
+    _case("adam"),
+    _case("adam_low_betas", betas=(0.4, 0.9), eps=1e-3),
+    _case("adam_weight_decay", weight_decay=0.1),
+    _case("adam_amsgrad", amsgrad=True, betas=(0.9, 0.5), weight_decay=0.1),
+    _case("adam_maximize", maximize=True, weight_decay=0.1),
+    _case("adam_decoupled", decoupled_weight_decay=True, weight_decay=0.1),
+    _case("adamw"),
+    _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
+)
+# One of each kernel, for tests that are not about arithmetic.
+TYPICAL = tuple(c for c in CASES if c.id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)
+
+# Both sides of every vector width, of a kernel's chunk and of 16 bits.
+SIZES = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 1023, 1024, 1025, 65535, 65536, 65537)
+SMALL_SIZES = tuple(n for n in SIZES if n < 65535)
+MANY_SMALL = tuple(1 + i % 7 for i in range(200))
+
+SCHEDULES: tuple[Schedule, ...] = (
+    CosineWarmRestarts(0.1, T_0=3, T_mult=2, eta_min=0.01),
+    Triangular(0.01, 0.1, step_size_up=2, step_size_down=3, mode="exp_range", gamma=0.9),
+    CosineWarmRestarts(0.08, T_0=2, T_mult=1.5, max_decay=0.5),
+)
+
+
+def ids(items: Iterable[Any]) -> list[Any]:
+    """Parameters with readable ids: a Case's own, a dtype's short name, else str()."""
+    return [pytest.param(item, id=getattr(item, "id", str(item).removeprefix("torch."))) for item in items]
+
+
+# ----------------------------------------------------------------------------------------- inputs
+
+
+def values(shape: int | Sequence[int], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Deterministic numbers of both signs, 0.5 to 1.5 in magnitude: nothing that cancels to nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return (uniform + uniform.sign() * 0.5 + (uniform == 0)).to(dtype)
+
+
+def make_params(
+    sizes: Iterable[int | Sequence[int]], dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(values(size, 7919 * seed + i, dtype).to(DEVICE)) for i, size in enumerate(sizes)]
+
+
+def gradient(param: Tensor, step: int, index: int = 0) -> Tensor:
+    """The gradient of parameter number `index` at `step`, laid out like the parameter."""
+    return torch.empty_like(param.detach()).copy_(values(param.shape, 104729 * (step + 1) + index))
+
+
+def set_gradients(params: Iterable[Tensor], step: int) -> None:
+    for index, param in enumerate(params):
+        param.grad = gradient(param, step, index)
+
+
+def params_of(opt: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in opt.param_groups for p in group["params"]]
+
+
+def train(opt: Any, steps: Iterable[int]) -> None:
+    """Step through `steps`; each step's gradients depend on its number alone."""
+    for step in steps:
+        set_gradients(params_of(opt), step)
+        opt.step()
+
+
+# ------------------------------------------------------------------------------------------ oracle
+
+
+def rate(schedule: Any, t: int) -> float:
+    """The value at step t by reference.py's formula for it, or the number itself."""
+    if not isinstance(schedule, Schedule):
+        return float(schedule)
+    formula = {
+        Constant: reference.constant,
+        CosineWarmRestarts: reference.cosine_warm_restarts,
+        Triangular: reference.triangular,
+    }[type(schedule)]
+    return formula(t, **{f.name: getattr(schedule, f.name) for f in dataclasses.fields(schedule)})
+
+
+def as_double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().double().clone() for key, tensor in tensors.items()}
+
+
+class Oracle:
+    """reference.py in float64 on the CPU, one plain loop over parameters, from given inputs."""
+
+    def __init__(self, case: Case, params: Iterable[Tensor]) -> None:
+        self.case = case
+        self.params = [p.detach().cpu().double().clone() for p in params]
+        self.states: list[dict[str, Tensor]] = [{} for _ in self.params]
+
+    def step(self, grads: Iterable[Tensor | None], rates: Sequence[float], **changed: Any) -> None:
+        for param, state, grad, lr in zip(self.params, self.states, grads, rates, strict=True):
+            if grad is not None:
+                self.case.reference(param, grad.detach().cpu().double(), state, lr=lr, **changed)
+
+
+# ------------------------------------------------------------------------------------------ bounds
+
+
+def ulp(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
+    """Distance between neighbours of `dtype` at these magnitudes."""
+    info = torch.finfo(dtype)
+    _, exponent = torch.frexp(magnitude.abs().double().clamp(min=info.smallest_normal))
+    return torch.ldexp(torch.full_like(magnitude, info.eps, dtype=torch.float64), exponent - 1)
+
+
+def one_step_tolerance(expected: Tensor, operand: Tensor, dtype: torch.dtype) -> Tensor:
+    """How far one step may end from the float64 oracle, both from the same stored inputs.
+
+    `operand` is the largest operand of each element's sums. float32 does at most a dozen roundings
+    of half an ulp, few of them at the operand's size: 4 ulp. float64 allows what two schedules may
+    differ by: 1e-12. What is stored in 16 bits is computed in float32 and rounded once: half a ulp more.
+    """
+    if dtype == torch.float64:
+        return 1e-12 * operand
+    stored = ulp(expected, dtype) / 2 if dtype in HALVES else 0.0
+    return 4 * ulp(operand, torch.float32) + stored
+
+
+def trajectory_tolerance(travelled: Tensor, largest: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """How far `steps` steps may end from the float64 oracle's run.
+
+    `travelled` is the sum of each element's updates in magnitude, `largest` the largest element on
+    the way. Beside the updates' own error, each step rounds what it stores.
+    """
+    relative = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    size = largest.max() if largest.numel() else largest.sum()
+    return relative * travelled + steps * ulp(size, dtype)
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: Tensor, what: str) -> None:
+    actual = actual.detach().cpu().double()
+    assert actual.shape == expected.shape, what
+    excess = (actual - expected).abs() - tolerance
+    wrong = ~(excess <= 0)  # also NaN
+    assert not wrong.any(), (
+        f"{what}: {int(wrong.sum())} of {wrong.numel()} elements off, e.g. {actual[wrong][0].item()!r} "
+        f"for {expected[wrong][0].item()!r}"
+    )
+
+
+# ------------------------------------------------------------------------------------ bits, not values
+
+
+def bits(tensor: Tensor) -> tuple[Any, ...]:
+    """Everything about a tensor's value, NaN and the sign of zero included, comparable with ==."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.dtype, tuple(tensor.shape), bytes(plain.tolist())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return bits(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def snapshot(opt: Any) -> dict[str, Any]:
+    """Parameters, gradients, states, clock and groups, bit for bit, comparable with ==."""
+    params = params_of(opt)
+    return {
+        "params": [bits(p) for p in params],
+        "grads": [_plain(p.grad) if p.grad is None or not p.grad.is_sparse else "sparse" for p in params],
+        "states": [_plain(dict(opt.state[p])) if p in opt.state else {} for p in params],
+        "clock": bits(opt.clock),
+        "groups": [{k: _plain(v) for k, v in group.items() if k != "params"} for group in opt.param_groups],
+    }

@@ -1,0 +1,61 @@
+"""Where the tests run.
+
+SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda: on a GPU, or on one that an emulator pretends, where
+`pretend_gpu` can be imported. SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cases
+import pytest
+import torch
+
+if cases.PRETEND:
+    import pretend_gpu
+
+    pretend_gpu.cpu_fallback()
+elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
+    raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
+
+
+def pytest_report_header() -> str:
+    emulated = " (emulated)" if cases.PRETEND else ""
+    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}"
+
+
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """The backend that every optimizer of this run has to have."""
+    return cases.expected_backend()
+
+
+@pytest.fixture(autouse=True)
+def no_invalid_access() -> Iterator[None]:
+    """The emulator checks every access of every kernel; a test that made a bad one has failed."""
+    yield
+    if cases.PRETEND:
+        faults = pretend_gpu.errors()
+        pretend_gpu.reset()
+        assert faults == ""
+
+
+@pytest.fixture
+def with_reference() -> Callable[[str], str]:
+    """Run a piece of Python in a process of its own, on the reference, and return what it prints."""
+
+    def run(code: str) -> str:
+        root = Path(__file__).resolve().parent
+        path = os.pathsep.join([str(root.parent), str(root), os.environ.get("PYTHONPATH", "")])
+        changed = {"SGDR_FUSED_BACKEND": "reference", "SGDR_FUSED_TEST_DEVICE": "cpu", "PYTHONPATH": path}
+        command = [sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, env={**os.environ, **changed}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

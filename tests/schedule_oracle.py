@@ -1,0 +1,173 @@
+"""What the schedules are held to: the textbook formulas, cycle by cycle, in exact integers and 256 bits.
+
+Written without sight of the package: Loshchilov & Hutter (2017), eq. 5, and Smith (2015), section
+3.1, as printed, where rounding is so small that their cancellation does not matter. Every number
+is the exact value of the double that the schedule was given; every result is rounded once, to the
+nearest double.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import count, islice, takewhile
+
+import mpmath
+
+BITS = 256
+ONE = 1 << BITS
+
+mp = mpmath.mp.clone()
+mp.prec = 1500  # where one end has decayed a thousand binary places below the other, both still count
+
+
+def relative_error(value: float, exact: float) -> float:
+    """Below the smallest normal double a double has fewer digits: there, of that number."""
+    return abs(value - exact) / max(abs(exact), 2.0**-1022)
+
+
+# ------------------------------------------------------------------------------ cosine restarts
+
+
+@functools.lru_cache
+def _powers(T_mult: float) -> list[tuple[int, int]]:
+    """The powers of T_mult known so far, as (n, k) with the value n / 2**k."""
+    return [(1, 0)]
+
+
+def cycle_lengths(T_0: int, T_mult: float) -> Iterator[int]:
+    """T_0 * T_mult**i for i = 0, 1, ..., each rounded once, ties to even."""
+    numerator, denominator = T_mult.as_integer_ratio()
+    powers = _powers(T_mult)
+    for i in count():
+        if i == len(powers):
+            n, k = powers[-1]
+            powers.append((n * numerator, k + denominator.bit_length() - 1))
+        n, k = powers[i]
+        n *= T_0
+        steps = n >> k
+        twice_rest = (n - (steps << k)) << 1
+        tie = 1 << k
+        yield steps + (twice_rest > tie or (twice_rest == tie and steps % 2 == 1))
+
+
+def cycles(T_0: int, T_mult: float) -> Iterator[tuple[int, int]]:
+    """(start, length) of cycle after cycle."""
+    start = 0
+    for length in cycle_lengths(T_0, T_mult):
+        yield start, length
+        start += length
+
+
+def cycles_until(T_0: int, T_mult: float, last: int) -> list[tuple[int, int]]:
+    """(start, length) of all cycles that start at step `last` or before."""
+    return list(takewhile(lambda cycle: cycle[0] <= last, cycles(T_0, T_mult)))
+
+
+def _ends(i: int, max_lr: float, eta_min: float, max_decay: float, min_decay: float):
+    """The rates that cycle i falls from and towards."""
+    return mp.mpf(max_lr) * mp.mpf(max_decay) ** i, mp.mpf(eta_min) * mp.mpf(min_decay) ** i
+
+
+@functools.lru_cache(maxsize=100_000)
+def _one_plus_cos(T_cur: int, T_i: int):
+    with mp.workprec(BITS):
+        return 1 + mp.cos(mp.pi * T_cur / T_i)
+
+
+def cosine(
+    i: int,
+    T_cur: int,
+    T_i: int,
+    *,
+    max_lr: float,
+    eta_min: float = 0.0,
+    max_decay: float = 1.0,
+    min_decay: float = 1.0,
+) -> float:
+    """The rate T_cur steps after the start of cycle i, which has T_i steps."""
+    top, bottom = _ends(i, max_lr, eta_min, max_decay, min_decay)
+    return float(bottom + (top - bottom) / 2 * _one_plus_cos(T_cur, T_i))
+
+
+def cosine_whole_cycles(
+    number: int,
+    *,
+    max_lr: float,
+    T_0: int,
+    T_mult: float = 1,
+    eta_min: float = 0.0,
+    max_decay: float = 1.0,
+    min_decay: float = 1.0,
+) -> list[float]:
+    """The rate at every step of the first `number` cycles."""
+    values = []
+    for i, T_i in enumerate(islice(cycle_lengths(T_0, T_mult), number)):
+        top, bottom = _ends(i, max_lr, eta_min, max_decay, min_decay)
+        low = _fixed_point(bottom)
+        half_span = _fixed_point((top - bottom) / 2)
+        values += [(low + (half_span * (ONE + c) >> BITS)) / ONE for c in _half_turn(T_i)]
+    return values
+
+
+def _fixed_point(x) -> int:
+    return int(mp.nint(x * ONE))
+
+
+@functools.lru_cache(maxsize=8)
+def _half_turn(T_i: int) -> list[int]:
+    """cos(pi * k / T_i) for k = 0, ..., T_i - 1, in units of 2**-256.
+
+    cos((k + 1) x) = 2 cos(x) cos(k x) - cos((k - 1) x): a hundred times faster than as many
+    cosines, and the error grows with k**2 only, to about 2**-220 here.
+    """
+    twice = _fixed_point(2 * mp.cos(mp.pi / T_i))
+    cosines = [ONE, twice >> 1]
+    for _ in range(T_i - 1):
+        cosines.append((twice * cosines[-1] >> BITS) - cosines[-2])
+    assert abs(cosines[T_i] + ONE) < ONE >> 200, "cos(pi) is not -1"
+    return cosines[:T_i]
+
+
+# ---------------------------------------------------------------------------------- triangular
+
+
+def smith_height(t: int, s: int) -> Fraction:
+    """max(0, 1 - x) as Smith (2015) has it, for a rise and a fall of s steps each."""
+    c = (2 * s + t) // (2 * s)  # floor(1 + t / (2 s))
+    x = abs(Fraction(t, s) - 2 * c + 1)
+    return max(Fraction(0), 1 - x)
+
+
+def unequal_height(t: int, up: int, down: int) -> Fraction:
+    """The same with a fall of another length: a point that goes up and down between 0 and 1."""
+    position = Fraction(t, up + down) % 1  # of the cycle
+    peak = Fraction(up, up + down)
+    return position / peak if position <= peak else (1 - position) / (1 - peak)
+
+
+def triangular(
+    t: int,
+    *,
+    base_lr: float,
+    max_lr: float,
+    step_size_up: int,
+    step_size_down: int | None = None,
+    mode: str = "triangular",
+    gamma: float = 1.0,
+) -> float:
+    """The rate at step t."""
+    up, down = step_size_up, step_size_down
+    if down is None or down == up:
+        down = up
+        height = smith_height(t, up)
+    else:
+        height = unequal_height(t, up, down)
+    amplitude = {
+        "triangular": lambda: mp.mpf(1),
+        "triangular2": lambda: mp.ldexp(1, -(t // (up + down))),
+        "exp_range": lambda: mp.mpf(gamma) ** t,
+    }[mode]()
+    base, top = mp.mpf(base_lr), mp.mpf(max_lr)
+    return float(base + (top - base) * amplitude * height.numerator / height.denominator)

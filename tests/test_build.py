@@ -1,0 +1,251 @@
+"""How the extension is found and built: toolkit, flags, the record of a prebuilt one, and what a failure says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from installs import clean_environment, copy_project, load_in, needs_compiler, on_cpu_only
+
+from sgdr_fused import _backend, _build
+
+pytestmark = on_cpu_only
+
+
+def fake_toolkit(folder: Path, version: int = 13000) -> Path:
+    """Headers, and an nvcc that answers --dryrun as the real one does."""
+    for name in ("include", "bin"):
+        (folder / name).mkdir(parents=True)
+    (folder / "include" / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {version}\n")
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho '#$ _HERE_={folder}/bin' >&2\necho '#$ TOP={folder}/bin/..' >&2\n")
+    nvcc.chmod(0o755)
+    return folder.resolve()
+
+
+def fake_torch(cuda: str | None) -> Any:
+    return SimpleNamespace(__version__="2.99.0", version=SimpleNamespace(cuda=cuda, git_version="0"))
+
+
+@pytest.fixture
+def no_cuda_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH", "SGDR_FUSED_CUDA", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_cuda_variables")
+class TestCudaToolkit:
+    def test_behind_a_wrapper_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        toolkit = fake_toolkit(tmp_path / "toolkit")
+        wrapper = tmp_path / "elsewhere" / "bin" / "nvcc"
+        wrapper.parent.mkdir(parents=True)
+        wrapper.write_text(f'#!/bin/sh\nexec {toolkit}/bin/nvcc "$@"\n')
+        wrapper.chmod(0o755)
+        monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+        assert _build.cuda_home() == str(toolkit)
+
+    def test_variable_wins_over_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = fake_toolkit(tmp_path / "first"), fake_toolkit(tmp_path / "second")
+        monkeypatch.setenv("PATH", str(second / "bin"), prepend=os.pathsep)
+        assert _build.cuda_home() == str(second)
+        monkeypatch.setenv("CUDA_HOME", str(first))
+        assert _build.cuda_home() == str(first)
+
+    def test_variable_without_headers_is_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        toolkit = fake_toolkit(tmp_path / "toolkit")
+        monkeypatch.setenv("PATH", str(toolkit / "bin"), prepend=os.pathsep)
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+        assert _build.cuda_home() == str(toolkit)
+
+    def test_of_the_same_major_version_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "toolkit", version=13010)))
+        assert _build.cuda_obstacle(fake_torch("13.0")) is None
+
+    def test_of_another_major_version_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        toolkit = fake_toolkit(tmp_path / "toolkit", version=12060)
+        monkeypatch.setenv("CUDA_HOME", str(toolkit))
+        obstacle = _build.cuda_obstacle(fake_torch("13.0"))
+        assert obstacle is not None
+        assert all(part in obstacle for part in (str(toolkit), "12.6", "13.0", "CUDA_HOME"))
+
+    def test_obstacles_name_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "CUDA build of torch" in str(_build.cuda_obstacle(fake_torch(None)))
+        monkeypatch.setattr(_build, "cuda_home", lambda: None)
+        assert "CUDA_HOME" in str(_build.cuda_obstacle(fake_torch("13.0")))
+        monkeypatch.setenv("SGDR_FUSED_CUDA", "0")
+        assert "SGDR_FUSED_CUDA=0" in str(_build.cuda_obstacle(fake_torch("13.0")))
+
+    @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+    def test_the_real_one_is_found_and_given_to_torch(self) -> None:
+        home = _build.cuda_home()
+        assert home is not None
+        assert Path(home, "include", "cuda_runtime_api.h").is_file()
+        before = dict(os.environ)
+        with _build.torch_build_tools(torch, with_cuda=True) as tools:
+            assert tools.CUDA_HOME == home
+            assert os.environ["TORCH_CUDA_ARCH_LIST"].endswith("+PTX")
+        assert dict(os.environ) == before
+
+    def test_architectures(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        assert _build.cuda_arch_list(torch) == "7.5;8.0;9.0+PTX"
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: [(9, 0), (8, 6), (9, 0)][i])
+        assert _build.cuda_arch_list(torch) == "8.6;9.0+PTX"
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
+        assert _build.cuda_arch_list(torch) == "8.0"
+
+
+def test_sources_are_found_and_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [Path(path).relative_to(_build.csrc()).as_posix() for path in _build.sources(with_cuda=True)]
+    assert {"bindings.cpp", "cpu/fused_step.cpp", "cuda/fused_step.cu"} <= set(names)
+    assert not any(path.endswith(".cu") for path in _build.sources(with_cuda=False))
+    # torch's JIT build names an object file by its source's name without the folder.
+    assert len({Path(name).name for name in names}) == len(names)
+
+    package = copy_project(tmp_path / "project") / "sgdr_fused"
+    before = _build.source_hash()
+    monkeypatch.setattr(_build, "PACKAGE", package)
+    assert _build.source_hash() == before
+    header = next(_build.csrc().rglob("*.h"))
+    header.write_text(header.read_text() + "\n")
+    assert _build.source_hash() != before
+
+
+def test_flags_never_change_results() -> None:
+    flags = _build.flags(with_cuda=True)
+    assert "-ffp-contract=off" in flags["cxx"]
+    assert "--fmad=false" in flags["nvcc"]
+    everything = " ".join(flags["cxx"] + flags["nvcc"])
+    assert not any(flag in everything for flag in ("fast-math", "fast_math", "-march", "-Ofast"))
+
+
+@needs_compiler
+def test_openmp_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses = tmp_path / "compiler"
+    refuses.write_text('#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\n')
+    refuses.chmod(0o755)
+    monkeypatch.setenv("CXX", str(refuses))
+    assert _build.openmp_flags() == []
+    assert "one thread" in capsys.readouterr().err
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="Apple's compiler has no -fopenmp")
+def test_extension_is_built_with_openmp() -> None:
+    module = _backend.load()
+    assert module is not None
+    assert (
+        b"libgomp.so" in Path(str(module.__file__)).read_bytes()
+        or b"libomp.so" in Path(str(module.__file__)).read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"torch": "2.0.0 1234"}, "built for torch 2.0.0, this is torch"),
+        ({"sources": "1234"}, "other sources"),
+        ({"error": "compiling failed when the package was installed: x"}, "compiling failed"),
+    ],
+)
+def test_record_of_a_prebuilt_extension(
+    change: dict[str, str], reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(_build, "record_path", lambda: path)
+    assert _build.read_record(torch)[0] == "there is none"
+    _build.write_record(path, torch, error=None, no_cuda="no toolkit")
+    record = {**_build.json.loads(path.read_text()), **change}
+    path.write_text(_build.json.dumps(record))
+    obstacle, no_cuda = _build.read_record(torch)
+    if reason is None:
+        assert (obstacle, no_cuda) == (None, "no toolkit")
+    else:
+        assert obstacle is not None
+        assert reason in obstacle
+
+
+def test_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGDR_FUSED_BACKEND", "reference")
+    assert _backend.load() is None
+    assert _backend.backend_for(torch.device("cpu")) == "reference"
+    monkeypatch.setenv("SGDR_FUSED_BACKEND", "gpu")
+    with pytest.raises(ValueError, match=r"SGDR_FUSED_BACKEND.*'gpu'"):
+        _backend.load()
+
+
+def test_extension_without_cuda_warns_once_for_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(has_cuda=False))
+    monkeypatch.setattr(_backend, "_no_cuda", "no toolkit, in this test")
+    with pytest.warns(RuntimeWarning, match="no toolkit, in this test") as caught:
+        for _ in range(3):
+            assert _backend.backend_for(torch.device("cuda")) == "reference"
+        assert _backend.backend_for(torch.device("meta")) == "reference"
+        assert _backend.backend_for(torch.device("cpu")) == "cpu"
+    assert len(caught) == 1
+
+
+class TestNoExtension:
+    """One warning, with every cause and its remedy, and the package works."""
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        return folder
+
+    def report(self, project: Path, empty: Path, **changes: str) -> str:
+        environment = clean_environment(empty, PYTHONPATH=str(project), **changes)
+        report, _ = load_in(sys.executable, environment, empty)
+        assert Path(report["package"]).parent.parent == project
+        assert report["backend"] == "reference"
+        assert report["extension"] is None
+        (warning,) = report["warnings"]
+        assert warning.startswith("RuntimeWarning: sgdr_fused")
+        assert "SGDR_FUSED_BACKEND=reference" in warning
+        return warning
+
+    def test_no_compiler(self, tmp_path: Path, empty: Path) -> None:
+        warning = self.report(copy_project(tmp_path / "project"), empty, PATH=str(empty))
+        assert "no C++ compiler: c++ is not on PATH; install one" in warning
+
+    def test_compiler_of_another_name(self, tmp_path: Path, empty: Path) -> None:
+        warning = self.report(copy_project(tmp_path / "project"), empty, CXX="/nowhere/clang++ -v")
+        assert "/nowhere/clang++ is not on PATH" in warning
+
+    @needs_compiler
+    def test_no_ninja(self, tmp_path: Path, empty: Path) -> None:
+        project = copy_project(tmp_path / "project", "")
+        (project / "ninja.py").write_text("raise ImportError")
+        compiler = shutil.which(_build.compiler()[0])
+        warning = self.report(project, empty, PATH=str(empty), CXX=str(compiler))
+        assert "pip install ninja" in warning
+
+    @needs_compiler
+    def test_compiling_fails(self, tmp_path: Path, empty: Path) -> None:
+        warning = self.report(copy_project(tmp_path / "project", "#error broken on purpose\n"), empty)
+        assert "error: #error broken on purpose" in warning
+        (log,) = empty.rglob("build.log")
+        assert str(log) in warning
+        assert not list(empty.rglob("*.so"))
+        assert not list(empty.rglob("build-*"))
+
+    def test_cache_is_not_writable(self, tmp_path: Path, empty: Path) -> None:
+        (tmp_path / "file").write_text("")
+        warning = self.report(copy_project(tmp_path / "project"), empty, TORCH_EXTENSIONS_DIR=str(tmp_path / "file"))
+        assert "set TORCH_EXTENSIONS_DIR" in warning
+
+    def test_cuda_was_demanded(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("FORCE_CUDA", "1")
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+        monkeypatch.setattr(_build, "cuda_obstacle", lambda torch: "no toolkit, in this test")
+        with pytest.raises(RuntimeError, match=r"FORCE_CUDA=1.*no toolkit, in this test"):
+            _backend._jit()

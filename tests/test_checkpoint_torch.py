@@ -1,0 +1,187 @@
+"""Checkpoints move between torch.optim and ours, in both directions, and look alike."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    CASES,
+    DEVICE,
+    SCHEDULES,
+    SGD,
+    TYPICAL,
+    Case,
+    Oracle,
+    assert_within,
+    ids,
+    make_params,
+    params_of,
+    rate,
+    set_gradients,
+    train,
+)
+
+SIZES = (5, 33, 7)
+OURS = {"clock", "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
+IMPLEMENTATIONS = [{}, {"foreach": True}, {"fused": True}]
+TIGHT = 1e-12  # of float64
+
+
+def pair(case: Case, **options: Any) -> tuple[Any, Any]:
+    """Ours and torch's, from the same parameters; torch's on the CPU."""
+    ours = make_params(SIZES, torch.float64)
+    theirs = [torch.nn.Parameter(p.detach().cpu().clone()) for p in ours]
+    return case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05, **options)
+
+
+def partly_train(opt: Any, steps: range) -> None:
+    """Parameter 1 has its first gradient at step 2, parameter 2 none at all."""
+    for t in steps:
+        set_gradients(params_of(opt), t)
+        params_of(opt)[2].grad = None
+        if t < 2:
+            params_of(opt)[1].grad = None
+        opt.step()
+
+
+def assert_equal_parameters(ours: Any, theirs: Any) -> None:
+    for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+        assert_within(p, q.detach(), 100 * TIGHT * (1 + q.detach().abs()), "parameter")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("case", ids(CASES))
+def test_layout_is_torchs(case: Case, steps: int) -> None:
+    ours, theirs = pair(case)
+    for opt in (ours, theirs):
+        partly_train(opt, range(steps))
+    data, expected = ours.state_dict(), theirs.state_dict()
+    assert set(data) == set(expected)
+    assert {i: set(s) for i, s in data["state"].items()} == {i: set(s) for i, s in expected["state"].items()}
+    for group, peer in zip(data["param_groups"], expected["param_groups"], strict=True):
+        assert set(group) == set(peer) | OURS
+        assert {k: v for k, v in group.items() if k not in OURS} == peer
+    for i, state in expected["state"].items():
+        for key, value in state.items():
+            got = data["state"][i][key]
+            assert got.shape == value.shape
+            assert got.dtype == (torch.float64 if key == "step" else value.dtype)
+            torch.testing.assert_close(got.cpu().double(), value.double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ids(CASES))
+def test_layout_after_a_skipped_first_step(case: Case) -> None:
+    """No step is behind any parameter, and the checkpoint says so."""
+    ours, theirs = pair(case)
+    set_gradients(params_of(ours), 0)
+    ours.grad_scale, ours.found_inf = None, torch.tensor(1.0, device=DEVICE)
+    ours.step()
+    del ours.grad_scale, ours.found_inf
+    data = copy.deepcopy(ours.state_dict())
+    assert not any("momentum_buffer" in state for state in data["state"].values())
+    assert all(state["step"].item() == 0 for state in data["state"].values() if "step" in state)
+    theirs.load_state_dict(data)
+    again = case.fused([torch.nn.Parameter(p.detach().clone()) for p in params_of(ours)], lr=1.0)
+    again.load_state_dict(data)
+    for opt in (ours, theirs, again):
+        train(opt, range(3))
+    assert_equal_parameters(ours, theirs)
+    assert_equal_parameters(again, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*fill_")  # how to set the clock; no schedule reads it here
+@pytest.mark.parametrize("options", IMPLEMENTATIONS, ids=["default", "foreach", "fused"])
+@pytest.mark.parametrize("case", ids(CASES))
+def test_from_torch(case: Case, options: dict[str, Any]) -> None:
+    ours, theirs = pair(case, **options)
+    partly_train(theirs, range(4))
+    ours = case.fused([torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)], lr=1.0)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert all(s["step"].dtype == torch.float64 for s in ours.state.values() if "step" in s)
+    for opt in (ours, theirs):
+        train(opt, range(4, 8))
+    assert_equal_parameters(ours, theirs)
+
+
+@pytest.mark.parametrize("options", IMPLEMENTATIONS, ids=["default", "foreach", "fused"])
+@pytest.mark.parametrize("case", ids(CASES))
+def test_to_torch(case: Case, options: dict[str, Any]) -> None:
+    """Also from a schedule, whose next value is then the rate."""
+    ours, theirs = pair(case)
+    for group in ours.param_groups:
+        group.update(options, lr=SCHEDULES[0])  # torch takes its implementation from the checkpoint
+    partly_train(ours, range(4))
+    theirs = case.torch([torch.nn.Parameter(p.detach().cpu().clone()) for p in params_of(ours)], lr=1.0)
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    assert theirs.param_groups[0]["lr"] == pytest.approx(rate(SCHEDULES[0], 4), rel=TIGHT)
+    assert all(theirs.param_groups[0][k] == v for k, v in options.items())
+    theirs.param_groups[0]["lr"] = 0.05
+    ours.param_groups[0]["lr"] = 0.05
+    for opt in (ours, theirs):
+        train(opt, range(4, 8))
+    assert_equal_parameters(ours, theirs)
+
+
+@pytest.mark.parametrize("case", ids(CASES))
+def test_there_and_back(case: Case) -> None:
+    """Through torch, the schedules and the clock come back too: its groups carry what they do not know."""
+    ours, theirs = pair(case)
+    ours.param_groups[0]["lr"] = SCHEDULES[0]
+    train(ours, range(4))
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    again = case.fused([torch.nn.Parameter(p.detach().clone()) for p in params_of(ours)], lr=1.0)
+    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert again.param_groups[0]["lr_schedule"] == SCHEDULES[0]
+    assert again.clock.item() == 4
+    for opt in (ours, again):
+        train(opt, range(4, 8))
+    assert_equal_parameters(ours, again)
+
+
+@pytest.mark.parametrize("case", ids(c for c in TYPICAL if c.algorithm is not SGD))
+def test_torchs_adam_keeps_our_schedules_and_sets_the_clock(case: Case) -> None:
+    """To the largest step: parameters unfrozen later count fewer."""
+    _, theirs = pair(case)
+    partly_train(theirs, range(5))
+    params = [torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)]
+    ours, oracle = case.fused(params, lr=SCHEDULES[0]), Oracle(case, params)
+    clock = ours.clock
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    oracle.states = [{k: v.double() for k, v in theirs.state.get(q, {}).items()} for q in params_of(theirs)]
+    assert ours.clock is clock
+    assert clock.item() == 5
+    assert ours.param_groups[0]["lr_schedule"] == SCHEDULES[0]
+    assert float(ours.param_groups[0]["lr"]) == pytest.approx(rate(SCHEDULES[0], 5), rel=TIGHT)
+    for t in range(5, 11):
+        set_gradients(params, t)
+        oracle.step([p.grad for p in params], [rate(SCHEDULES[0], t)] * len(params))
+        ours.step()
+    for p, expected in zip(params, oracle.params, strict=True):
+        assert_within(p, expected, 100 * TIGHT * (1 + expected.abs()), "parameter")
+
+
+@pytest.mark.parametrize("case", ids(c for c in TYPICAL if c.algorithm is SGD))
+def test_torchs_sgd_keeps_our_schedules_and_warns_about_the_clock(case: Case) -> None:
+    ours, theirs = pair(case)
+    ours.param_groups[0]["lr"] = SCHEDULES[0]
+    train(ours, range(2))
+    train(theirs, range(5))
+    with pytest.warns(UserWarning, match=r"opt\.clock\.fill_\(n\)"):
+        ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert ours.clock.item() == 2
+    assert ours.param_groups[0]["lr_schedule"] == SCHEDULES[0]
+    ours.clock.fill_(5)
+    assert float(ours.param_groups[0]["lr"]) == pytest.approx(rate(SCHEDULES[0], 5), rel=TIGHT)
+
+
+def test_our_own_checkpoints_are_loaded_without_a_warning() -> None:
+    for case in TYPICAL:
+        ours, _ = pair(case)
+        train(ours, range(2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ours.load_state_dict(copy.deepcopy(ours.state_dict()))

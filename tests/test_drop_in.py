@@ -1,0 +1,328 @@
+"""In torch.optim's place: signatures, hooks, closures, profiler, schedulers on top, things replaced."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    ALGORITHMS,
+    CASES,
+    DEVICE,
+    SGD,
+    TYPICAL,
+    Case,
+    assert_within,
+    bits,
+    gradient,
+    ids,
+    make_params,
+    params_of,
+    set_gradients,
+    train,
+)
+from torch.optim import lr_scheduler
+
+from sgdr_fused import FusedSGD
+
+SIZES = (5, 33)
+TIGHT = 1e-11  # of float64, over some ten steps
+SCHEDULE_KEYS = {"lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
+
+
+def pair(case: Case, **options: Any) -> tuple[Any, Any]:
+    """Ours and torch's, from the same parameters; torch's on the CPU."""
+    ours = make_params(SIZES, torch.float64)
+    theirs = [torch.nn.Parameter(p.detach().cpu().clone()) for p in ours]
+    return case.fused(ours, **{"lr": 0.05, **options}), case.torch(theirs, **{"lr": 0.05, **options})
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+        assert_within(p, q.detach(), TIGHT * (1 + q.detach().abs()), "parameter")
+        for key, expected in theirs.state.get(q, {}).items():
+            if expected is not None:
+                tolerance = TIGHT * (1 + expected.double().abs())
+                assert_within(ours.state[p][key], expected.double(), tolerance, key)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+def test_signature_and_defaults(algorithm: Any) -> None:
+    def described(cls: Any) -> list[Any]:
+        parameters = inspect.signature(cls).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters]
+
+    assert described(algorithm.fused) == described(algorithm.torch)
+    ours, theirs = algorithm.fused(make_params(SIZES)), algorithm.torch(make_params(SIZES))
+    assert isinstance(ours, torch.optim.Optimizer)
+    assert ours.defaults == theirs.defaults
+    assert set(ours.param_groups[0]) - {"clock"} == set(theirs.param_groups[0]) | SCHEDULE_KEYS
+    assert not SCHEDULE_KEYS & set(ours.defaults)
+    for key, value in theirs.param_groups[0].items():
+        assert key == "params" or ours.param_groups[0][key] == value
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+@pytest.mark.parametrize(
+    "options", [{"foreach": True}, {"fused": True}, {"fused": False}, {"capturable": True}], ids=str
+)
+def test_options_of_implementation_are_accepted_and_change_nothing(algorithm: Any, options: Any) -> None:
+    if algorithm is SGD and "capturable" in options:
+        pytest.skip("torch.optim.SGD does not take it either")
+    plain, other = algorithm.fused(make_params(SIZES)), algorithm.fused(make_params(SIZES), **options)
+    for opt in (plain, other):
+        train(opt, range(3))
+    assert [bits(p) for p in params_of(plain)] == [bits(p) for p in params_of(other)]
+    assert {k: other.param_groups[0][k] for k in options} == options
+    assert plain.backend == other.backend
+
+
+def test_named_parameters_and_named_groups() -> None:
+    model = torch.nn.Linear(3, 2, device=DEVICE)
+    opt = FusedSGD(model.named_parameters(), lr=0.1)
+    assert opt.param_groups[0]["param_names"] == ["weight", "bias"]
+    assert params_of(opt) == list(model.parameters())
+    opt = FusedSGD([{"params": [("w", model.weight)], "lr": 0.5}, {"params": [("b", model.bias)]}], lr=0.1)
+    assert [(g["param_names"], g["lr"]) for g in opt.param_groups] == [(["w"], 0.5), (["b"], 0.1)]
+
+
+def test_generators_of_parameters_and_of_groups() -> None:
+    params = make_params(SIZES)
+    assert params_of(FusedSGD(iter(params), lr=0.1)) == params
+    opt = FusedSGD(({"params": iter([p])} for p in params), lr=0.1)
+    assert [g["params"] for g in opt.param_groups] == [[p] for p in params]
+    assert params_of(FusedSGD([{"params": params[0]}], lr=0.1)) == params[:1]
+
+
+def test_repr_shows_the_groups() -> None:
+    text = repr(FusedSGD(make_params(SIZES), lr=0.125, momentum=0.5))
+    assert text.startswith("FusedSGD (\nParameter Group 0\n")
+    assert "lr: 0.125" in text
+    assert "momentum: 0.5" in text
+
+
+# ------------------------------------------------------------------------------------ around a step
+
+
+def test_step_hooks_of_the_instance_and_of_all_optimizers() -> None:
+    opt = FusedSGD(make_params(SIZES), lr=0.1)
+    seen: list[tuple[str, int]] = []
+
+    def note(name: str) -> Any:
+        return lambda o, args, kwargs: seen.append((name, o.clock.item()))
+
+    handles = [
+        torch.optim.optimizer.register_optimizer_step_pre_hook(note("global pre")),
+        torch.optim.optimizer.register_optimizer_step_post_hook(note("global post")),
+        opt.register_step_pre_hook(note("pre")),
+        opt.register_step_post_hook(note("post")),
+    ]
+    try:
+        train(opt, range(1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    train(opt, range(1, 2))
+    assert seen == [("global pre", 0), ("pre", 0), ("post", 1), ("global post", 1)]
+
+
+def test_step_pre_hook_may_change_gradients_and_arguments() -> None:
+    opt = FusedSGD(make_params(SIZES), lr=0.5)
+    before = [p.detach().clone() for p in params_of(opt)]
+
+    def hook(o: Any, args: Any, kwargs: Any) -> Any:
+        for p in params_of(o):
+            p.grad = torch.full_like(p, 2.0)
+        return (args[0], lambda: "loss"), kwargs
+
+    opt.register_step_pre_hook(hook)
+    assert opt.step() == "loss"
+    for p, old in zip(params_of(opt), before, strict=True):
+        torch.testing.assert_close(p.detach(), old - 1.0)
+
+
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_closure(case: Case) -> None:
+    """It runs with gradients enabled, in front of the update, and its loss is returned."""
+    ours, theirs = pair(case)
+    for opt in (ours, theirs):
+        params = params_of(opt)
+
+        def closure(opt: Any = opt, params: Any = params) -> Any:
+            assert torch.is_grad_enabled()
+            opt.zero_grad()
+            loss = sum((p**2).sum() for p in params)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            with torch.no_grad():
+                expected = sum((p**2).sum() for p in params)
+                loss = opt.step(closure)
+                assert not torch.is_grad_enabled()
+            assert loss.requires_grad
+            assert loss.item() == pytest.approx(expected.item())
+    assert_equal(ours, theirs)
+
+
+def test_step_without_a_closure_returns_none_and_leaves_the_grad_mode() -> None:
+    opt = FusedSGD(make_params(SIZES), lr=0.1)
+    set_gradients(params_of(opt), 0)
+    assert opt.step() is None
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert opt.step() is None
+        assert not torch.is_grad_enabled()
+    assert all(p.requires_grad and p.is_leaf and p.grad_fn is None for p in params_of(opt))
+
+
+def test_exception_in_a_closure_leaves_all_as_it_was() -> None:
+    opt = FusedSGD(make_params(SIZES), lr=0.1)
+    set_gradients(params_of(opt), 0)
+    before = [bits(p) for p in params_of(opt)]
+    with pytest.raises(ZeroDivisionError):
+        opt.step(lambda: 1 / 0)
+    assert [bits(p) for p in params_of(opt)] == before
+    assert opt.clock.item() == 0
+    train(opt, range(1))
+    assert opt.clock.item() == 1
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+def test_profiler_range(algorithm: Any) -> None:
+    opt = algorithm.fused(make_params(SIZES))
+    train(opt, range(1))  # a profiler that starts later is noticed
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        train(opt, range(1, 3))
+        opt.zero_grad()
+    name = algorithm.fused.__name__
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts[f"Optimizer.step#{name}.step"] == 2
+    assert counts[f"Optimizer.zero_grad#{name}.zero_grad"] == 1
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_zero_grad(set_to_none: bool) -> None:
+    opt = FusedSGD(make_params(SIZES), lr=0.1)
+    train(opt, range(1))
+    opt.zero_grad(set_to_none=set_to_none)
+    for p in params_of(opt):
+        assert p.grad is None if set_to_none else not p.grad.any()
+
+
+def test_gradients_are_not_written() -> None:
+    for case in CASES:
+        opt = case.fused(make_params(SIZES), lr=0.1)
+        set_gradients(params_of(opt), 0)
+        before = [bits(p.grad) for p in params_of(opt)]
+        opt.step()
+        assert [bits(p.grad) for p in params_of(opt)] == before, case.id
+
+
+@pytest.mark.parametrize("case", ids(CASES))
+def test_training_a_network_with_autograd(case: Case) -> None:
+    """Gradients as autograd leaves them, with a frozen layer and one that is not used."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(16, 33), torch.nn.LayerNorm(33), torch.nn.ReLU(), torch.nn.Linear(33, 3)]
+    unused = torch.nn.Linear(2, 2)
+    model = torch.nn.ModuleList([torch.nn.Sequential(*layers), unused]).double()
+    layers[3].bias.requires_grad_(False)
+    twin = copy.deepcopy(model).to(DEVICE)
+    ours, theirs = case.fused(twin.parameters(), lr=0.01), case.torch(model.parameters(), lr=0.01)
+    for _ in range(5):
+        x, y = torch.randn(8, 16, dtype=torch.float64), torch.randint(3, (8,))
+        for net, opt in ((twin, ours), (model, theirs)):
+            device = next(net.parameters()).device
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(net[0](x.to(device)), y.to(device)).backward()
+            opt.step()
+    for p, q in zip(twin.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=1e-8, atol=1e-8)
+
+
+# ---------------------------------------------------------------------- torch's schedulers on top
+
+SCHEDULERS = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 3, gamma=0.5),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=12),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=3, cycle_momentum=False),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3, 2),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, [lambda t: 1 / (1 + t), lambda t: 0.5**t]),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(o, 8)], [3]
+    ),
+}
+
+
+@pytest.mark.parametrize("tensor_rate", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_nesterov", "adam", "adamw_amsgrad")))
+def test_torchs_scheduler_on_top(case: Case, scheduler: str, tensor_rate: bool) -> None:
+    optimizers = []
+    for fused in (True, False):
+        params = make_params(SIZES, torch.float64)
+        if not fused:
+            params = [torch.nn.Parameter(p.detach().cpu().clone()) for p in params]
+
+        def lr(value: float, device: Any = params[0].device) -> Any:
+            return torch.tensor(value, dtype=torch.float64, device=device) if tensor_rate else value
+
+        groups = [{"params": params[:1], "lr": lr(0.05)}, {"params": params[1:], "lr": lr(0.02)}]
+        optimizers.append(case.fused(groups) if fused else case.torch(groups))
+    schedulers = [SCHEDULERS[scheduler](opt) for opt in optimizers]
+    for t in range(11):
+        for opt, on_top in zip(optimizers, schedulers, strict=True):
+            train(opt, [t])
+            on_top.step()
+        rates = [[float(g["lr"]) for g in opt.param_groups] for opt in optimizers]
+        assert rates[0] == pytest.approx(rates[1], rel=1e-14)
+    assert_equal(*optimizers)
+
+
+def test_reduce_on_plateau_on_top() -> None:
+    optimizers = pair(TYPICAL[1])
+    schedulers = [lr_scheduler.ReduceLROnPlateau(o, patience=1) for o in optimizers]
+    for t in range(10):
+        for opt, on_top in zip(optimizers, schedulers, strict=True):
+            train(opt, [t])
+            on_top.step(1.0)
+    assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"] < 0.05
+    assert_equal(*optimizers)
+
+
+def test_group_added_under_a_torch_scheduler() -> None:
+    """ReduceLROnPlateau and a scheduler made afterwards work, as on torch's optimizer."""
+    optimizers = pair(TYPICAL[1])
+    for opt in optimizers:
+        lr_scheduler.ExponentialLR(opt, 0.5).step()
+        added = make_params((4,), torch.float64, seed=3)[0].detach().to(params_of(opt)[0].device)
+        opt.add_param_group({"params": [torch.nn.Parameter(added)], "lr": 0.02})
+        on_top = lr_scheduler.ExponentialLR(opt, 0.9)
+        for t in range(4):
+            train(opt, [t])
+            on_top.step()
+    assert [g["lr"] for g in optimizers[0].param_groups] == [g["lr"] for g in optimizers[1].param_groups]
+    assert_equal(*optimizers)
+
+
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_many_threads_of_one_program_step_their_own_optimizers(case: Case) -> None:
+    """The interpreter's lock is released in a step; what is shared has to bear that."""
+
+    def work(seed: int) -> list[Any]:
+        params = make_params((1025, 70000), seed=seed)
+        opt = case.fused(params, lr=0.05)
+        for t in range(5):
+            for i, p in enumerate(params):
+                p.grad = gradient(p, t, i)
+            opt.step()
+        return [bits(p) for p in params]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, range(4)))
+    assert together == [work(seed) for seed in range(4)]

@@ -1,0 +1,210 @@
+"""What the user replaces behind the optimizer's back counts at the next step, as in torch; never a stale copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    ADAM,
+    CASES,
+    TYPICAL,
+    Case,
+    Oracle,
+    assert_within,
+    bits,
+    ids,
+    make_params,
+    params_of,
+    set_gradients,
+    train,
+)
+
+SIZES = (5, 33)
+TIGHT = 1e-11  # of float64, over some ten steps
+
+
+def pair(case: Case) -> tuple[Any, Any]:
+    """Ours and torch's, from the same parameters; torch's on the CPU."""
+    ours = make_params(SIZES, torch.float64)
+    theirs = [torch.nn.Parameter(p.detach().cpu().clone()) for p in ours]
+    return case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05)
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+        assert_within(p, q.detach(), TIGHT * (1 + q.detach().abs()), "parameter")
+
+
+def _new_data(opt: Any, p: Any) -> None:
+    p.data = p.data * 2
+
+
+def _data_written(opt: Any, p: Any) -> None:
+    p.data.mul_(2)
+
+
+def _new_gradient(opt: Any, p: Any) -> None:
+    p.grad = p.grad * 2
+
+
+def _new_state(opt: Any, p: Any) -> None:
+    for key in [k for k in opt.state[p] if k != "step"]:
+        opt.state[p][key] = opt.state[p][key] * 2
+
+
+def _state_written(opt: Any, p: Any) -> None:
+    for key in [k for k in opt.state[p] if k != "step"]:
+        opt.state[p][key].mul_(2)
+
+
+def _state_updated(opt: Any, p: Any) -> None:
+    opt.state[p].update({k: v * 2 for k, v in opt.state[p].items() if k != "step"})
+
+
+def _new_mapping(opt: Any, p: Any) -> None:
+    opt.state[p] = {k: v * 1 if k == "step" else v * 2 for k, v in opt.state[p].items()}
+
+
+def _later_step(opt: Any, p: Any) -> None:
+    if "step" in opt.state[p]:
+        opt.state[p]["step"] = opt.state[p]["step"] + 100
+
+
+def _state_cleared(opt: Any, p: Any) -> None:
+    opt.state[p].clear()
+
+
+def _state_popped(opt: Any, p: Any) -> None:
+    opt.state.pop(p, None)
+
+
+def _all_state_cleared(opt: Any, p: Any) -> None:
+    opt.state.clear()
+
+
+def _state_deleted(opt: Any, p: Any) -> None:
+    if p in opt.state:
+        del opt.state[p]
+
+
+def _group_option(opt: Any, p: Any) -> None:
+    opt.param_groups[0]["weight_decay"] = 0.3
+
+
+def _group_direction(opt: Any, p: Any) -> None:
+    opt.param_groups[0]["maximize"] = not opt.param_groups[0]["maximize"]
+
+
+def _group_updated(opt: Any, p: Any) -> None:
+    opt.param_groups[0].update(lr=0.01)
+
+
+def _parameters_swapped(opt: Any, p: Any) -> None:
+    opt.param_groups[0]["params"].reverse()
+
+
+def _parameter_removed(opt: Any, p: Any) -> None:
+    opt.param_groups[0]["params"] = [q for q in opt.param_groups[0]["params"] if q is not p]
+
+
+def _group_replaced(opt: Any, p: Any) -> None:
+    opt.param_groups[0] = {**opt.param_groups[0], "lr": 0.01}
+
+
+REPLACEMENTS = [
+    _new_data, _data_written, _new_gradient, _new_state, _state_written, _state_updated, _new_mapping, _later_step,
+    _state_cleared, _state_popped, _all_state_cleared, _state_deleted, _group_option, _group_direction,
+    _group_updated,
+]  # fmt: skip
+STRUCTURE = [_parameters_swapped, _parameter_removed, _group_replaced]
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS, ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_honoured_at_the_next_step(case: Case, replace: Any) -> None:
+    ours, theirs = pair(case)
+    for t in range(6):
+        for opt in (ours, theirs):
+            set_gradients(params_of(opt), t)
+            if t == 3:
+                replace(opt, params_of(opt)[0])
+            opt.step()
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("replace", STRUCTURE, ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_honoured_or_refused(case: Case, replace: Any) -> None:
+    ours, theirs = pair(case)
+    removed = params_of(ours)[0]
+    for t in range(6):
+        for opt in (ours, theirs):
+            set_gradients(params_of(opt), t)
+            if t == 3:
+                replace(opt, params_of(opt)[0])
+        before = [bits(p) for p in params_of(ours)], bits(removed)
+        try:
+            ours.step()
+        except (ValueError, TypeError, RuntimeError):
+            assert t == 3
+            assert before == ([bits(p) for p in params_of(ours)], bits(removed))
+            return
+        theirs.step()
+    assert_equal(ours, theirs)
+    assert replace is not _parameter_removed or bits(removed) == before[1]
+
+
+@pytest.mark.parametrize("key", ["momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"])
+def test_one_state_deleted(key: str) -> None:
+    """A missing buffer means a first step of SGD; a hole in Adam's state is an error in torch, too."""
+    case = next(c for c in CASES if c.id == ("sgd_dampening" if key == "momentum_buffer" else "adam_amsgrad"))
+    ours, theirs = pair(case)
+    for t in range(6):
+        for opt in (ours, theirs):
+            set_gradients(params_of(opt), t)
+            if t == 3:
+                del opt.state[params_of(opt)[0]][key]
+        if t == 3 and case.algorithm is ADAM:
+            before = [bits(p) for p in params_of(ours)]
+            with pytest.raises((KeyError, ValueError, RuntimeError), match=key):
+                ours.step()
+            assert [bits(p) for p in params_of(ours)] == before
+            return
+        ours.step()
+        theirs.step()
+    assert_equal(ours, theirs)
+
+
+def test_momentum_switched_off_and_on() -> None:
+    """The buffer waits, as in torch; one that never was is made when momentum is."""
+    case = next(c for c in CASES if c.id == "sgd_momentum")
+    for values in ([0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]):
+        optimizers = pair(case)
+        for t, momentum in enumerate(values):
+            for opt in optimizers:
+                opt.param_groups[0]["momentum"] = momentum
+                train(opt, [t])
+            assert_equal(*optimizers)
+
+
+def test_amsgrad_switched_on_before_the_first_step() -> None:
+    optimizers = pair(next(c for c in CASES if c.id == "adam"))
+    for opt in optimizers:
+        opt.param_groups[0]["amsgrad"] = True
+        opt.param_groups[0]["betas"] = (0.9, 0.5)
+        train(opt, range(6))
+    assert_equal(*optimizers)
+
+
+def test_oracle_notices_a_wrong_rate() -> None:
+    """The comparison that these tests lean on can fail."""
+    case = TYPICAL[1]
+    params = make_params(SIZES, torch.float64)
+    opt, oracle = case.fused(params, lr=0.05 * (1 + 1e-9)), Oracle(case, params)
+    set_gradients(params, 0)
+    oracle.step([p.grad for p in params], [0.05] * 2)
+    opt.step()
+    with pytest.raises(AssertionError, match="elements off"):
+        assert_within(params[0], oracle.params[0], TIGHT * (1 + oracle.params[0].abs()), "parameter")

@@ -1,0 +1,296 @@
+"""The arithmetic: every optimizer, dtype and size against reference.py in float64, and against torch.
+
+Parameters and states are compared element by element, after each step from equal inputs and after
+all of them; the rates of the oracle come from the plain formulas in reference.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    CASES,
+    DEVICE,
+    DTYPES,
+    HALVES,
+    MANY_SMALL,
+    PRETEND,
+    SCHEDULES,
+    SIZES,
+    SMALL_SIZES,
+    TYPICAL,
+    Case,
+    Oracle,
+    as_double,
+    assert_within,
+    bits,
+    gradient,
+    ids,
+    make_params,
+    one_step_tolerance,
+    params_of,
+    rate,
+    train,
+    trajectory_tolerance,
+)
+from torch import Tensor
+
+STEPS = 12
+
+# (sizes of one group, cases): each size alone, since a tensor alone is shared between threads in
+# another way than one among others, and all of them together.
+GRID = [(str(n), (n,), CASES) for n in SIZES] + [
+    ("all_sizes", SIZES, CASES),
+    ("200_small", MANY_SMALL, TYPICAL),
+]
+if PRETEND:
+    GRID = [("small_sizes", SMALL_SIZES, CASES), ("65537", (65537,), TYPICAL[1:3])]
+
+
+Tensors = dict[str, Tensor]
+
+
+def largest_operand(case: Case, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
+    """The largest number that enters each element's sums, for the parameter and for each state."""
+    hyper = {**case.algorithm.defaults, **case.hyper}
+    coupled = 0.0 if hyper.get("decoupled_weight_decay") else hyper.get("weight_decay", 0.0)
+    g = grad.abs() + coupled * old["param"].abs()
+    if "betas" in hyper:
+        beta1, beta2 = hyper["betas"]
+        weight = 1 - beta1 if 1 - beta1 < 0.5 else 1.0
+        m = old.get("exp_avg", torch.zeros_like(g)).abs() + weight * g
+        v = old.get("exp_avg_sq", torch.zeros_like(g)) + (1 - beta2) * g * g
+        w = torch.maximum(v, old.get("max_exp_avg_sq", v))
+        states = {"exp_avg": m, "exp_avg_sq": v, "max_exp_avg_sq": w}
+        root = new.get("max_exp_avg_sq", new["exp_avg_sq"]).sqrt() / (1 - beta2**step) ** 0.5
+        update = lr / (1 - beta1**step) * m / (root + hyper["eps"])
+    else:
+        m = g + old.get("momentum_buffer", torch.zeros_like(g)).abs()
+        states = {"momentum_buffer": m}
+        update = lr * (g + m)
+    return {**states, "param": torch.maximum(old["param"].abs() + update, new["param"].abs())}
+
+
+def tensors_of(param: Tensor, state: Mapping[str, Tensor]) -> Tensors:
+    """A parameter and its states but for the count of steps, in float64."""
+    return as_double({"param": param, **{k: v for k, v in state.items() if k != "step"}})
+
+
+class Trajectory:
+    """The oracle's own run: how far each element travelled, and how large it became."""
+
+    def __init__(self, case: Case, params: Sequence[Tensor]) -> None:
+        self.oracle = Oracle(case, params)
+        self.now = [tensors_of(p, {}) for p in params]
+        self.travelled: list[Tensors] = [{} for _ in params]
+        self.largest: list[Tensors] = [{} for _ in params]
+
+    def step(self, grads: Sequence[Tensor], rates: Sequence[float]) -> None:
+        self.oracle.step(grads, rates)
+        for i, (param, state) in enumerate(zip(self.oracle.params, self.oracle.states, strict=True)):
+            before, self.now[i] = self.now[i], tensors_of(param, state)
+            for key, now in self.now[i].items():
+                moved = (now - before.get(key, torch.zeros_like(now))).abs()
+                self.travelled[i][key] = self.travelled[i].get(key, torch.zeros_like(now)) + moved
+                self.largest[i][key] = torch.maximum(self.largest[i].get(key, now.abs()), now.abs())
+
+    def check(self, opt: Any, dtype: torch.dtype) -> None:
+        for i, param in enumerate(params_of(opt)):
+            for key, actual in tensors_of(param, opt.state[param]).items():
+                travelled, largest = self.travelled[i][key], self.largest[i][key]
+                tolerance = trajectory_tolerance(travelled, largest, STEPS, dtype)
+                what = f"after {STEPS} steps, parameter {i}, {key}"
+                assert_within(actual, self.now[i][key], tolerance, what)
+
+
+def check_run(case: Case, dtype: torch.dtype, sizes: Sequence[int], schedules: Sequence[Any]) -> None:
+    groups = [make_params(sizes, dtype, seed=g) for g in range(len(schedules))]
+    opt = case.fused([{"params": g, "lr": s} for g, s in zip(groups, schedules, strict=True)])
+    params = params_of(opt)
+    trajectory = Trajectory(case, params)
+    for t in range(STEPS):
+        rates = [rate(schedule, t) for schedule in schedules for _ in sizes]
+        for i, p in enumerate(params):
+            p.grad = gradient(p, t, i)
+        grads = [p.grad for p in params]
+        before = [tensors_of(p, opt.state[p]) if t else tensors_of(p, {}) for p in params]
+        expected = Oracle(case, params)
+        expected.states = [as_double(opt.state[p]) if t else {} for p in params]
+
+        opt.step()
+        expected.step(grads, rates)
+        trajectory.step(grads, rates)
+        for i, p in enumerate(params):
+            state = opt.state[p]
+            assert set(state) == set(expected.states[i])
+            assert all(state[k].dtype == (torch.float64 if k == "step" else dtype) for k in state)
+            assert "step" not in state or state["step"].item() == t + 1
+            new = tensors_of(expected.params[i], expected.states[i])
+            operand = largest_operand(case, rates[i], before[i], as_double({"": grads[i]})[""], new, t + 1)
+            for key, actual in tensors_of(p, state).items():
+                tolerance = one_step_tolerance(new[key], operand[key], dtype)
+                assert_within(actual, new[key], tolerance, f"step {t}, parameter {i}, {key}")
+    if dtype not in HALVES:
+        trajectory.check(opt, dtype)
+
+
+@pytest.mark.parametrize(
+    "schedules",
+    [pytest.param(SCHEDULES[:1], id="one_group"), pytest.param(SCHEDULES, id="three_groups")],
+)
+@pytest.mark.parametrize("dtype", ids(DTYPES))
+@pytest.mark.parametrize(
+    ("sizes", "case"),
+    [pytest.param(sizes, c, id=f"{c.id}-{name}") for name, sizes, cases in GRID for c in cases],
+)
+def test_against_reference(case: Case, sizes: Sequence[int], dtype: torch.dtype, schedules: Sequence[Any]) -> None:
+    check_run(case, dtype, sizes, schedules)
+
+
+@pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
+@pytest.mark.parametrize("case", ids(CASES))
+def test_against_torch(case: Case, dtype: torch.dtype) -> None:
+    """torch.optim in float64, its rate written by hand, from the same parameters and gradients."""
+    ours = make_params(SMALL_SIZES, dtype)
+    theirs = [torch.nn.Parameter(p.detach().cpu().double()) for p in ours]
+    opt, oracle = case.fused(ours, lr=SCHEDULES[0]), case.torch(theirs, lr=1.0)
+    travelled = [torch.zeros_like(p) for p in theirs]
+    for t in range(STEPS):
+        before = [p.detach().clone() for p in theirs]
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            p.grad = gradient(p, t, i)
+            q.grad = p.grad.cpu().double()
+        oracle.param_groups[0]["lr"] = rate(SCHEDULES[0], t)
+        opt.step()
+        oracle.step()
+        for total, p, old in zip(travelled, theirs, before, strict=True):
+            total.add_((p.detach() - old).abs())
+    for p, q, total in zip(ours, theirs, travelled, strict=True):
+        tolerance = trajectory_tolerance(total, q.detach().abs() + total, STEPS, dtype)
+        assert_within(p, q.detach(), tolerance, "parameter")
+        for key, expected in oracle.state[q].items():
+            size = expected.abs() * STEPS + 1  # the sums of gradients of size 1 in a state
+            tolerance = trajectory_tolerance(size, size, STEPS, dtype)
+            assert_within(opt.state[p][key], expected.double(), tolerance, key)
+
+
+@pytest.mark.parametrize("dtype", ids(HALVES))
+@pytest.mark.parametrize("case", ids(CASES))
+def test_low_precision_error_is_at_most_twice_torchs(case: Case, dtype: torch.dtype) -> None:
+    ours = make_params((4099,), dtype)
+    theirs = [torch.nn.Parameter(p.detach().cpu().clone()) for p in ours]
+    opt, peer = case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05)
+    oracle = Oracle(case, ours)
+    for t in range(STEPS):
+        grads = [gradient(p, t) for p in ours]
+        ours[0].grad, theirs[0].grad = grads[0], grads[0].cpu().clone()
+        opt.step()
+        peer.step()
+        oracle.step(grads, [0.05])
+    expected = {"param": oracle.params[0], **oracle.states[0]}
+    expected.pop("step", None)
+    for key, exact in expected.items():
+        got = ours[0] if key == "param" else opt.state[ours[0]][key]
+        peers = theirs[0] if key == "param" else peer.state[theirs[0]][key]
+        error, bound = ((x.detach().cpu().double() - exact).abs().max().item() for x in (got, peers))
+        assert error <= 2 * bound, key
+
+
+@pytest.mark.parametrize("dtype", ids(DTYPES))
+@pytest.mark.parametrize("case", ids(CASES))
+def test_every_element_moves(case: Case, dtype: torch.dtype) -> None:
+    params = make_params(SMALL_SIZES if PRETEND else SIZES, dtype)
+    before = [p.detach().clone() for p in params]
+    opt = case.fused(params, lr=0.1)
+    train(opt, range(1))
+    for p, old in zip(params, before, strict=True):
+        assert bool((p != old).all())
+        assert all(bool((state != 0).all()) for state in opt.state[p].values())
+
+
+@pytest.mark.parametrize("dtype", ids([torch.float32, *HALVES]))
+@pytest.mark.parametrize("case", ids(CASES))
+def test_special_values_propagate_as_in_torch(case: Case, dtype: torch.dtype) -> None:
+    """NaN, infinities and zeros of both signs, in parameter and gradient; compared as classes."""
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0])
+    grid = torch.cartesian_prod(special, special).to(dtype)
+    ours, theirs = (torch.nn.Parameter(grid[:, 0].clone().to(device)) for device in (DEVICE, "cpu"))
+    opt, peer = case.fused([ours], lr=0.1), case.torch([theirs], lr=0.1)
+    for t in range(3):  # the special gradients, then plain ones
+        theirs.grad = grid[:, 1].clone() if t == 0 else gradient(theirs, t)
+        ours.grad = theirs.grad.to(DEVICE, copy=True)
+        opt.step()
+        peer.step()
+        pairs = [(ours, theirs)] + [(opt.state[ours][k], peer.state[theirs][k]) for k in opt.state[ours]]
+        for got, expected in pairs:
+            a, b = got.detach().cpu().float(), expected.detach().float()
+            assert torch.equal(a.isnan(), b.isnan())
+            assert torch.equal(a.isinf(), b.isinf())
+            finite = b.isfinite()
+            torch.testing.assert_close(a[finite], b[finite], rtol=0.05, atol=0.01)
+            assert torch.equal(a[b.isinf()].sign(), b[b.isinf()].sign())
+
+
+@pytest.mark.parametrize("case", ids(CASES))
+def test_denormal_numbers_are_kept(case: Case) -> None:
+    """Nothing flushes to zero: a denormal parameter with a denormal gradient gives what torch gives."""
+    tiny = torch.finfo(torch.float32).tiny
+    start = torch.tensor([tiny / 4, -tiny / 8, tiny * 3, 2.0**-149])
+    ours, theirs = (torch.nn.Parameter(start.clone().to(device)) for device in (DEVICE, "cpu"))
+    changed = {"lr": 0.5, "weight_decay": 0.0}
+    if "eps" in case.algorithm.defaults:
+        changed["eps"] = 1.0  # else the second moment, zero, decides alone
+    opt, peer = case.fused([ours], **changed), case.torch([theirs], **changed)
+    for t in range(3):
+        theirs.grad = torch.tensor([tiny / 2, tiny / 4, tiny, 2.0**-148]) * (t + 1)
+        ours.grad = theirs.grad.to(DEVICE, copy=True)
+        opt.step()
+        peer.step()
+    # In this range the distance between neighbours is 2**-149 whatever the magnitude.
+    torch.testing.assert_close(ours.detach().cpu(), theirs.detach().cpu(), rtol=1e-6, atol=8 * 2.0**-149)
+    assert bool((ours.detach().cpu() != start).any())
+
+
+@pytest.mark.parametrize("dtype", ids(DTYPES))
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_same_bits_again(case: Case, dtype: torch.dtype) -> None:
+    results = []
+    for _ in range(2):
+        opt = case.fused(make_params(SMALL_SIZES, dtype), lr=SCHEDULES[1])
+        train(opt, range(STEPS))
+        results.append([bits(x) for p in params_of(opt) for x in (p, *opt.state[p].values())])
+    assert results[0] == results[1]
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="threads share the work on the CPU alone")
+@pytest.mark.parametrize("dtype", ids(DTYPES))
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_same_bits_whatever_the_thread_count(case: Case, dtype: torch.dtype) -> None:
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[0])
+            train(opt, range(3))
+            results.append([bits(x) for p in params_of(opt) for x in (p, *opt.state[p].values())])
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="compares cuda with cpu")
+@pytest.mark.parametrize("dtype", ids(DTYPES))
+@pytest.mark.parametrize("case", ids(CASES))
+def test_cuda_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype) -> None:
+    """At a constant rate, where the scalars of a step are the same on both."""
+    results = []
+    for device in ("cpu", DEVICE):
+        params = [torch.nn.Parameter(p.detach().to(device)) for p in make_params(SMALL_SIZES, dtype)]
+        opt = case.fused(params, lr=0.05)
+        train(opt, range(STEPS))
+        results.append([bits(x) for p in params for x in (p, *opt.state[p].values())])
+    assert results[0] == results[1]
