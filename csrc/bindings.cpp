@@ -86,6 +86,13 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const at:
   return std::make_unique<OptimizerPlan>(algorithm, clock, group_specs, std::move(tensor_specs));
 }
 
+void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
+         const std::optional<at::Tensor>& found_inf) {
+  std::optional<py::gil_scoped_release> released;
+  if (plan.large()) released.emplace();
+  plan.run(grad_scale, found_inf);
+}
+
 // The lists that a user may edit without our hearing of it: param_groups and each group's params.
 class Membership {
  public:
@@ -138,8 +145,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("clock"), py::arg("groups"),
            py::arg("tensors"))
       .def("valid", &OptimizerPlan::valid)
-      .def("run", &OptimizerPlan::run, py::arg("grad_scale"), py::arg("found_inf"),
-           py::call_guard<py::gil_scoped_release>())
+      .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)
       .def("set_number", &OptimizerPlan::set_number, py::arg("group"), py::arg("hyper"),
            py::arg("value"))

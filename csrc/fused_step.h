@@ -58,6 +58,7 @@ template <int kStates, class Rule, class param_t, class state_t>
 SGDR_HOST_DEVICE void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
                                      const Tensor& tensor, const Layout& layout, void* grad,
                                      int64_t begin, int64_t end, int64_t stride) {
+#pragma unroll 1
   for (int64_t i = begin; i < end; i += stride) {
     int64_t offsets[2 + kStates];
     offsets_of(layout, i, offsets);

@@ -15,6 +15,10 @@
 namespace sgdr_fused {
 namespace {
 
+// Elements from which a step on the CPU takes long enough, about 100 microseconds, for other Python threads
+// to be let in.
+constexpr int64_t kLarge = 1 << 18;
+
 Dtype dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case at::kFloat:
@@ -74,6 +78,9 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
   });
   for (TensorSpec& spec : tensors) add_tensor(std::move(spec));
   grads_.resize(tensors_.size());
+  int64_t numel = 0;
+  for (const Tensor& tensor : tensors_) numel += tensor.numel;
+  large_ = clock_.is_cpu() && numel > kLarge;
   plan_ = {tensors_.data(),      groups_.data(),   layouts_.data(),
            segments_.data(),     cycle_starts_.data(), displays_.data(),
            static_cast<int32_t>(displays_.size()), clock_.mutable_data_ptr<int64_t>()};
@@ -213,6 +220,7 @@ bool OptimizerPlan::same(const Entry& entry) const {
 }
 
 bool OptimizerPlan::valid() {
+  held_.clear();
   for (size_t i = 0; i < displays_seen_.size(); ++i) {
     if (displays_seen_[i]._version() != display_versions_[i]) return false;
   }
@@ -225,6 +233,7 @@ bool OptimizerPlan::valid() {
     const at::Tensor& grad = entry.spec.param.unsafeGetTensorImpl()->grad();
     // A tensor without elements has no address, but its step counts.
     static char empty;
+    if (large_ && grad.defined()) held_.push_back(grad);
     grads_[i] = !grad.defined()      ? nullptr
                 : grad.numel() == 0  ? &empty
                                      : const_cast<void*>(data_of(grad));
@@ -262,6 +271,7 @@ void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
     run_cpu(scale);
   }
   bump_versions(scale != nullptr);
+  held_.clear();
 }
 
 void OptimizerPlan::run_cpu(const float* grad_scale) {

@@ -65,6 +65,8 @@ class OptimizerPlan {
   // Recomputes the displays from the clock.
   void show();
   void set_number(int64_t group, int64_t hyper, double value);
+  // Whether a step is worth releasing Python's lock for.
+  bool large() const { return large_; }
   at::Device device() const { return clock_.device(); }
   // A captured graph holds this plan's addresses.
   bool captured() const { return captured_; }
@@ -97,6 +99,8 @@ class OptimizerPlan {
   std::vector<void*> grads_;  // of this step, in the order of tensors_; null: none
   std::vector<double> numbers_;
   bool captured_ = false;
+  bool large_ = false;
+  std::vector<at::Tensor> held_;  // the same gradients while Python may run beside a large step
 
   std::vector<Tensor> tensors_;
   std::vector<Group> groups_;

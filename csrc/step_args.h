@@ -95,10 +95,13 @@ SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clo
 // Offsets in elements of the i-th element of each operand, the last dimension running fastest.
 template <int kOperands>
 SGDR_HOST_DEVICE void offsets_of(const Layout& layout, int64_t i, int64_t (&offsets)[kOperands]) {
+#pragma unroll
   for (int operand = 0; operand < kOperands; ++operand) offsets[operand] = 0;
+#pragma unroll 1  // several divisions at once would take the device's registers
   for (int dim = layout.dims - 1; dim >= 0; --dim) {
     const int64_t index = i % layout.sizes[dim];
     i /= layout.sizes[dim];
+#pragma unroll
     for (int operand = 0; operand < kOperands; ++operand) {
       offsets[operand] += index * layout.strides[operand][dim];
     }

@@ -200,15 +200,12 @@ def _loaded_state(
 
 def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
     if name == "step":
-        try:
-            steps = _checks.between(f"state['step'] of {described}", float(value), 0.0, _checks.MAX_STEP)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        steps = _checks.count(f"state['step'] of {described}", value)
         return torch.tensor(steps, dtype=torch.float64, device=param.device)
+    if name in _plans.STATE_NAMES:
+        _plans.check_state(param, name, value, described)
     if not isinstance(value, Tensor):
         return value
-    if name in ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
-        _plans.check_state(param, name, value, described)
     with torch.inference_mode(False), torch.no_grad():
         return value.detach().to(device=param.device, copy=True)
 
@@ -216,10 +213,10 @@ def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
 def _loaded_clock(saved_groups: list[dict[str, Any]], state: State) -> int | None:
     clocks = [group["clock"] for group in saved_groups if "clock" in group]
     if clocks:
-        steps = {int(clock) for clock in clocks}
+        steps = {_checks.count("clock of the state_dict", clock) for clock in clocks}
         if len(steps) > 1 or len(clocks) < len(saved_groups):
-            raise ValueError(f"state_dict: clock must be the same in all param_groups, got {[*map(int, clocks)]}")
-        return _checks.integer("clock of the state_dict", steps.pop(), 0)
+            raise ValueError(f"clock of the state_dict must be the same in all param_groups, got {clocks!r}")
+        return steps.pop()
     taken = _read_all([s["step"] for s in state.values() if isinstance(s, dict) and isinstance(s.get("step"), Tensor)])
     return int(max(taken)) if taken else None
 

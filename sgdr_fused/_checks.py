@@ -7,6 +7,8 @@ import operator
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
+
 MAX_STEP = 2**61  # steps are 64-bit integers on the device; the rest of the range is for sums
 
 
@@ -45,3 +47,15 @@ def integer(name: str, value: Any, low: int) -> int:
     if not low <= number <= MAX_STEP:
         raise ValueError(f"{name} must be an integer in [{low}, 2**61], got {value!r}")
     return number
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number of steps, from an int, a float or a tensor with one element."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
+        value = value.item()
+    number = between(name, value, 0.0, float(MAX_STEP))
+    if not number.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return int(value)

@@ -333,6 +333,8 @@ _step_with_hooks = Optimizer.profile_hook_step(FusedOptimizer._step)
 def _check_form(name: str, value: Any, high: float | None) -> None:
     """A hyperparameter: a number, a tensor with one element (its value is checked too), a Schedule."""
     if isinstance(value, Schedule):
+        if high is not None and value.upper_bound >= high:
+            raise ValueError(f"{name} must stay below {high:g}, got {value!r}, which reaches {value.upper_bound!r}")
         return
     if isinstance(value, Tensor):
         if value.numel() != 1:

@@ -7,6 +7,7 @@ The C++ extension has one; ReferencePlan is the other.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from . import _backend
+from . import _backend, _checks
 from ._tracked import Group, ParamState
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ STATE_DTYPES = {
     torch.bfloat16: (torch.bfloat16, torch.float32),
     torch.float16: (torch.float16, torch.float32),
 }
+
+
+# Entries of a state that have the parameter's shape.
+STATE_NAMES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class ParamSpec(NamedTuple):
@@ -237,9 +242,10 @@ def _param_spec(
     if steps is None:
         if optimizer._has_step and present:
             raise ValueError(f"state of {name} has {present} but lacks 'step'")
-        steps = 1.0 if present else 0.0
+        steps = 1 if present else 0
     if not (isinstance(steps, Tensor) and steps.dtype == torch.float64 and steps.device == param.device and steps.dim() == 0):
-        steps = torch.tensor(float(steps), dtype=torch.float64, device=param.device)
+        count = _checks.count(f"state['step'] of {name}", steps)
+        steps = torch.tensor(count, dtype=torch.float64, device=param.device)
     state.steps = steps
     if optimizer._has_step:
         dict.__setitem__(state, "step", steps)
@@ -307,7 +313,8 @@ class ReferencePlan:
 
     def __init__(self, optimizer: FusedOptimizer, clock: Tensor, groups: list[Any], specs: list[ParamSpec]) -> None:
         self.device = clock.device
-        self._optimizer, self._clock, self._groups, self._specs = optimizer, clock, groups, specs
+        self._optimizer = weakref.ref(optimizer)  # which holds us
+        self._clock, self._groups, self._specs = clock, groups, specs
         self._numbers: dict[tuple[int, int], float] = {}
 
     def valid(self) -> bool:
@@ -328,6 +335,8 @@ class ReferencePlan:
             ]
             for i, (values, _) in enumerate(self._groups)
         ]
+        optimizer = self._optimizer()
+        assert optimizer is not None  # it is what calls us
         for spec in self._specs:
             grad = spec.param.grad
             if grad is None:
@@ -336,7 +345,7 @@ class ReferencePlan:
                 unscaled = grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale
                 grad.copy_(unscaled)
                 grad = unscaled
-            self._optimizer._reference_update(spec, grad, hypers[spec.group], self._optimizer.param_groups[spec.group])
+            optimizer._reference_update(spec, grad, hypers[spec.group], optimizer.param_groups[spec.group])
         self._clock.data.add_(1)
         self.show()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -129,11 +130,14 @@ class Group(TrackedDict):
     ) -> None:
         super().__init__(values)
         self._changes = changes
-        self._assign = assign
+        self._assign = weakref.WeakMethod(assign)  # no cycle: memory is freed with the optimizer
         self.displays: dict[str, tuple[Tensor, int]] = {}
 
     def __setitem__(self, key: str, value: Any) -> None:
-        dict.__setitem__(self, key, self._assign(self, key, value))  # which notes what changed
+        assign = self._assign()
+        if assign is not None:  # else the optimizer is gone, and this is a plain dict
+            value = assign(self, key, value)  # which notes what changed
+        dict.__setitem__(self, key, value)
 
     def _written(self, key: Any) -> None:
         self._changes.plan = True

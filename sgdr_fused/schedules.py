@@ -75,6 +75,11 @@ class Schedule:
         _, position, length = self.cycle(t)
         return length is not None and position == length - 1
 
+    @property
+    def upper_bound(self) -> float:
+        """No value is larger."""
+        raise NotImplementedError
+
     def to_dict(self) -> dict[str, Any]:
         """The schedule as primitives: its kind and its fields."""
         return {"kind": type(self).__name__, **self._fields()}
@@ -147,6 +152,10 @@ class Constant(Schedule):
     def _curve(self) -> tuple[int, int, list[float], list[int], list[int]]:
         return 0, 0, [self.value], [], []
 
+    @property
+    def upper_bound(self) -> float:
+        return self.value
+
 
 @dataclass(frozen=True)
 class CosineWarmRestarts(Schedule):
@@ -177,7 +186,7 @@ class CosineWarmRestarts(Schedule):
 
     Example:
         >>> schedule = CosineWarmRestarts(0.1, T_0=10, T_mult=2)
-        >>> schedule(0), schedule(5), schedule(10), schedule.cycle(12)
+        >>> schedule(0), round(schedule(5), 6), schedule(10), schedule.cycle(12)
         (0.1, 0.05, 0.1, (1, 2, 20))
         >>> schedule.is_cycle_end(9), schedule.is_cycle_end(10)
         (True, False)
@@ -217,6 +226,10 @@ class CosineWarmRestarts(Schedule):
             return index, t - starts[index], starts[index + 1] - starts[index]
         length = starts[-1] - starts[-2]
         return index + (t - starts[-1]) // length, (t - starts[-1]) % length, length
+
+    @property
+    def upper_bound(self) -> float:
+        return self.max_lr
 
     @functools.cached_property
     def _cycle_starts(self) -> list[int]:
@@ -299,6 +312,10 @@ class Triangular(Schedule):
         t = _checks.integer("t", t, 0)
         length = sum(self._lengths())
         return t // length, t % length, length
+
+    @property
+    def upper_bound(self) -> float:
+        return self.max_lr
 
     def _lengths(self) -> list[int]:
         assert self.step_size_down is not None  # __post_init__ has filled it in

@@ -251,7 +251,7 @@ def assert_within(actual: Tensor, expected: Tensor, tolerance: Tensor, what: str
 def bits(tensor: Tensor) -> tuple[Any, ...]:
     """Everything about a tensor's value, NaN and the sign of zero included, comparable with ==."""
     plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return tensor.dtype, tuple(tensor.shape), bytes(plain.tolist())
+    return tensor.dtype, tuple(tensor.shape), plain.numpy().tobytes()
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ BITS = 256
 ONE = 1 << BITS
 
 mp = mpmath.mp.clone()
-mp.prec = 1500  # where one end has decayed a thousand binary places below the other, both still count
+mp.prec = BITS
 
 
 def relative_error(value: float, exact: float) -> float:
@@ -65,15 +65,15 @@ def cycles_until(T_0: int, T_mult: float, last: int) -> list[tuple[int, int]]:
     return list(takewhile(lambda cycle: cycle[0] <= last, cycles(T_0, T_mult)))
 
 
+@functools.lru_cache(maxsize=4)
 def _ends(i: int, max_lr: float, eta_min: float, max_decay: float, min_decay: float):
     """The rates that cycle i falls from and towards."""
     return mp.mpf(max_lr) * mp.mpf(max_decay) ** i, mp.mpf(eta_min) * mp.mpf(min_decay) ** i
 
 
 @functools.lru_cache(maxsize=100_000)
-def _one_plus_cos(T_cur: int, T_i: int):
-    with mp.workprec(BITS):
-        return 1 + mp.cos(mp.pi * T_cur / T_i)
+def _cos(T_cur: int, T_i: int):
+    return mp.cos(mp.pi * T_cur / T_i)
 
 
 def cosine(
@@ -86,9 +86,14 @@ def cosine(
     max_decay: float = 1.0,
     min_decay: float = 1.0,
 ) -> float:
-    """The rate T_cur steps after the start of cycle i, which has T_i steps."""
+    """The rate T_cur steps after the start of cycle i, which has T_i steps.
+
+    bottom + (top - bottom) / 2 * (1 + cos), in the order in which no end is lost beside the other:
+    one may have decayed to any part of it.
+    """
     top, bottom = _ends(i, max_lr, eta_min, max_decay, min_decay)
-    return float(bottom + (top - bottom) / 2 * _one_plus_cos(T_cur, T_i))
+    c = _cos(T_cur, T_i)
+    return float((top * (1 + c) + bottom * (1 - c)) / 2)
 
 
 def cosine_whole_cycles(

@@ -26,6 +26,7 @@ from cases import (
     train,
 )
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sgdr_fused import FusedSGD
 
@@ -116,8 +117,8 @@ def test_step_hooks_of_the_instance_and_of_all_optimizers() -> None:
         return lambda o, args, kwargs: seen.append((name, o.clock.item()))
 
     handles = [
-        torch.optim.optimizer.register_optimizer_step_pre_hook(note("global pre")),
-        torch.optim.optimizer.register_optimizer_step_post_hook(note("global post")),
+        register_optimizer_step_pre_hook(note("global pre")),
+        register_optimizer_step_post_hook(note("global post")),
         opt.register_step_pre_hook(note("pre")),
         opt.register_step_post_hook(note("post")),
     ]

@@ -119,21 +119,21 @@ def _sliding_window() -> Any:
 
 
 PARAMETERS: list[tuple[str, Callable[[], Any], str]] = [
-    ("no_parameters", lambda: [], "empty parameter list"),
+    ("no_parameters", lambda: [], "empty"),
     ("twice_in_a_group", _twice, "parameter"),
     ("in_two_groups", _in_two_groups, "parameter"),
-    ("non_leaf", lambda: [_non_leaf()], "non-leaf"),
+    ("non_leaf", lambda: [_non_leaf()], "leaf"),
     ("integer", _integer, "int64"),
     (
         "boolean",
         lambda: [torch.nn.Parameter(torch.tensor([True], device=DEVICE), requires_grad=False)],
         "bool",
     ),
-    ("expanded", _expanded, "overlap"),
-    ("sliding_window", _sliding_window, "overlap"),
+    ("expanded", _expanded, "overlap|share memory"),
+    ("sliding_window", _sliding_window, "overlap|share memory"),
     ("a_tensor", lambda: make_params((3,))[0], "param"),
     ("a_set", lambda: [{"params": set(make_params((3, 4)))}], "ordered"),
-    ("a_number", lambda: [3.0], "float"),
+    ("a_number", lambda: [3.0], "float|3.0"),
 ]
 
 

@@ -32,12 +32,15 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero_size": lambda base: base.view(60, 40)[:, 5:5],
 }
 
+
+def _reversed(tensor: Tensor) -> Tensor:
+    return tensor.permute(tuple(reversed(range(tensor.dim()))))
+
+
 # From a dense gradient to the same numbers in other memory.
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "dense": lambda grad: grad,
-    "other_order": lambda grad: (
-        grad.permute(*reversed(range(grad.dim()))).contiguous().permute(*reversed(range(grad.dim())))
-    ),
+    "other_order": lambda grad: _reversed(_reversed(grad).contiguous()),
     "gaps": lambda grad: grad.new_full((*grad.shape, 3), 99.0)[..., 1].copy_(grad),
     "offset": lambda grad: torch.cat([grad.new_zeros(1), grad.reshape(-1)])[1:].view(grad.shape),
 }

@@ -46,7 +46,7 @@ MODES = ("triangular", "triangular2", "exp_range")
 
 def reference_of(schedule: Schedule) -> Callable[[int], float]:
     """The same curve by reference.py."""
-    functions = {
+    functions: dict[type[Schedule], Callable[..., float]] = {
         Constant: reference.constant,
         CosineWarmRestarts: reference.cosine_warm_restarts,
         Triangular: reference.triangular,
@@ -273,7 +273,7 @@ def test_triangular_falls_as_it_rises_by_default(mode: str) -> None:
     other = Triangular(0.01, 0.1, 7, 7, mode=mode, gamma=0.9)
     assert one == other
     assert torch.equal(one.values(100), other.values(100))
-    fields = {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 7, "mode": mode, "gamma": 0.9}
+    fields: dict[str, Any] = {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 7, "mode": mode, "gamma": 0.9}
     assert [reference.triangular(t, **fields) for t in range(100)] == [*map(reference_of(other), range(100))]
 
 
@@ -310,7 +310,7 @@ def test_cosine_as_torch_steps_it(T_0: int, T_mult: int) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_triangular_as_torch_steps_it(mode: str, up: int, down: int | None) -> None:
     """To 1e-9: torch takes the position in a cycle from a difference of rounded numbers of cycles."""
-    options = {"step_size_up": up, "step_size_down": down, "mode": mode, "gamma": 0.98}
+    options: dict[str, Any] = {"step_size_up": up, "step_size_down": down, "mode": mode, "gamma": 0.98}
     scheduler = torch.optim.lr_scheduler.CyclicLR
     expected = stepped(lambda opt: scheduler(opt, 0.001, 0.1, cycle_momentum=False, **options), 0.1, 300)
     assert Triangular(0.001, 0.1, **options).values(300).tolist() == pytest.approx(expected, rel=1e-9)
@@ -353,9 +353,10 @@ def test_values(schedule: Schedule) -> None:
 def test_the_kinds_of_integer_that_a_step_may_be(schedule: Schedule) -> None:
     value = schedule(13)
     assert type(value) is float
-    assert schedule(torch.tensor(13)) == value  # the clock
-    assert schedule(torch.arange(20).numpy()[13]) == value
-    assert schedule.cycle(torch.tensor(13)) == schedule.cycle(13)
+    others: tuple[Any, ...] = (torch.tensor(13), torch.arange(20).numpy()[13])  # the clock, NumPy's
+    for t in others:
+        assert schedule(t) == value
+        assert schedule.cycle(t) == schedule.cycle(13)
 
 
 @every_schedule
@@ -501,7 +502,8 @@ def test_bad_numbers_of_values(schedule: Schedule, n: Any) -> None:
 
 
 def test_numbers_of_other_kinds() -> None:
-    assert Constant(Fraction(1, 4)) == Constant(0.25)
+    quarter: Any = Fraction(1, 4)
+    assert Constant(quarter) == Constant(0.25)
     assert type(Constant(1).value) is float
     assert CosineWarmRestarts(0.1, torch.arange(5).numpy()[3]) == CosineWarmRestarts(0.1, 3)
 
