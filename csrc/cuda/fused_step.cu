@@ -85,6 +85,8 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
   const int count = static_cast<int>(end - begin);  // at most kChunk
   const int body = vectorized ? count / kCount * kCount : 0;
 
+  // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the registers.
+#pragma unroll 1
   for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
     using Params = Vector<param_t, kCount>;
     using States = Vector<state_t, kCount>;
@@ -106,6 +108,7 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
 #pragma unroll
     for (int k = 0; k < kStates; ++k) s[k].store(states[k] + i);
   }
+#pragma unroll 1
   for (int i = body + threadIdx.x; i < count; i += kThreads) {
     state_t* element_states[kMaxStates] = {};
 #pragma unroll
