@@ -23,9 +23,9 @@ CompiledSchedule compile_schedule(const py::list& from) {
     const auto values = fields[5].cast<std::vector<double>>();
     const auto lengths = fields[6].cast<std::vector<int64_t>>();
     const auto starts = fields[7].cast<std::vector<int64_t>>();
-    TORCH_CHECK(values.size() <= std::size(segment.values) &&
-                    lengths.size() <= std::size(segment.lengths),
-                "sgdr_fused: a segment has at most 4 values and 2 lengths");
+    TORCH_CHECK(
+        values.size() <= std::size(segment.values) && lengths.size() <= std::size(segment.lengths),
+        "sgdr_fused: a segment has at most 4 values and 2 lengths");
     std::copy(values.begin(), values.end(), segment.values);
     std::copy(lengths.begin(), lengths.end(), segment.lengths);
     segment.table = static_cast<int64_t>(cycle_starts.size());
@@ -102,7 +102,8 @@ class Membership {
       const py::list params = group["params"];
       lists_.push_back(params);
       std::vector<py::object>& held = params_.emplace_back();
-      for (const py::handle param : params) held.push_back(py::reinterpret_borrow<py::object>(param));
+      for (const py::handle param : params)
+        held.push_back(py::reinterpret_borrow<py::object>(param));
     }
   }
 

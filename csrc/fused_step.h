@@ -114,7 +114,8 @@ struct Chunk {
   int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
 };
 
-// Tensors of one pair of dtypes, consecutive in the plan and no more than a launch's arguments hold.
+// Tensors of one pair of dtypes, consecutive in the plan and no more than a launch's arguments
+// hold.
 struct Launch {
   DtypePair dtypes;
   int32_t first_tensor, num_tensors;
@@ -126,8 +127,8 @@ struct Step {
   Plan plan;  // device pointers
   const Chunk* chunks;
   uint32_t* ticket;
-  const double* numbers;  // host; kMaxHypers per group
-  void* const* grads;     // host; one per tensor, null: none
+  const double* numbers;    // host; kMaxHypers per group
+  void* const* grads;       // host; one per tensor, null: none
   const float* grad_scale;  // device, or null
   const float* found_inf;   // device, or null
 };

@@ -15,8 +15,8 @@
 namespace sgdr_fused {
 namespace {
 
-// Elements from which a step on the CPU takes long enough, about 100 microseconds, for other Python threads
-// to be let in.
+// Elements from which a step on the CPU takes long enough, about 100 microseconds, for other Python
+// threads to be let in.
 constexpr int64_t kLarge = 1 << 18;
 
 Dtype dtype_of(const at::Tensor& tensor) {
@@ -46,8 +46,11 @@ c10::SmallVector<int64_t, 4> strides_of(const at::Tensor& tensor) {
   return c10::SmallVector<int64_t, 4>(tensor.strides().begin(), tensor.strides().end());
 }
 
-const void* data_of(const at::Tensor& tensor) {
-  return tensor.unsafeGetTensorImpl()->data();
+// The address, without the checks that a plan has made: dense, no lazy or fake storage.
+void* data_of(const at::TensorImpl* tensor) {
+  const auto* storage = tensor->unsafe_storage().unsafeGetStorageImpl();
+  return static_cast<char*>(const_cast<void*>(storage->data())) +
+         tensor->storage_offset() * tensor->itemsize();
 }
 
 }  // namespace
@@ -81,9 +84,14 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
   large_ = clock_.is_cpu() && numel > kLarge;
-  plan_ = {tensors_.data(),      groups_.data(),   layouts_.data(),
-           segments_.data(),     cycle_starts_.data(), displays_.data(),
-           static_cast<int32_t>(displays_.size()), clock_.mutable_data_ptr<int64_t>()};
+  plan_ = {tensors_.data(),
+           groups_.data(),
+           layouts_.data(),
+           segments_.data(),
+           cycle_starts_.data(),
+           displays_.data(),
+           static_cast<int32_t>(displays_.size()),
+           clock_.mutable_data_ptr<int64_t>()};
   if (clock_.is_cuda()) copy_to_device();
 }
 
@@ -126,26 +134,34 @@ void OptimizerPlan::add_group(const GroupSpec& spec) {
 
 void OptimizerPlan::add_tensor(TensorSpec spec) {
   Tensor tensor = {};
-  tensor.param = spec.param.mutable_data_ptr();
+  tensor.param = data_of(spec.param.unsafeGetTensorImpl());
   tensor.numel = spec.param.numel();
   tensor.group = spec.group;
   tensor.layout = -1;
   tensor.num_states = static_cast<int32_t>(spec.states.size());
+  Watched watched = {};
+  watched.param = spec.param.unsafeGetTensorImpl();
+  watched.active = spec.active;
   Entry entry;
   const Dtype dtype = dtype_of(spec.param);
   entry.dtypes = {dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])};
   for (size_t k = 0; k < spec.states.size(); ++k) {
-    tensor.states[k] = spec.states[k].mutable_data_ptr();
-    entry.state_data.push_back(data_of(spec.states[k]));
+    watched.states[k] = spec.states[k].unsafeGetTensorImpl();
+    tensor.states[k] = data_of(watched.states[k]);
   }
-  if (spec.steps.defined()) tensor.steps = spec.steps.mutable_data_ptr<double>();
+  if (spec.steps.defined()) {
+    watched.steps = spec.steps.unsafeGetTensorImpl();
+    tensor.steps = static_cast<double*>(data_of(watched.steps));
+  }
   if (spec.active) tensor.layout = add_layout(spec);
-  entry.param_data = data_of(spec.param);
+  const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;
+  watched.contiguous = spec.param.is_contiguous() && grad.is_contiguous();
   entry.param_strides = strides_of(spec.param);
-  entry.grad_strides = strides_of(spec.grad.defined() ? spec.grad : spec.param);
+  entry.grad_strides = strides_of(grad);
+  spec.grad = at::Tensor();  // the gradient's lifetime is the user's
   entry.spec = std::move(spec);
-  entry.spec.grad = at::Tensor();  // the gradient's lifetime is the user's
   entries_.push_back(std::move(entry));
+  watched_.push_back(watched);
   tensors_.push_back(tensor);
 }
 
@@ -186,8 +202,8 @@ int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
   if (sizes.empty() || spec.param.numel() == 0 || (sizes.size() == 1 && all_ones(strides[0]))) {
     return -1;
   }
-  TORCH_CHECK_VALUE(sizes.size() <= kMaxDims, "sgdr_fused: parameter of shape ",
-                    spec.param.sizes(), " with strides ", spec.param.strides(),
+  TORCH_CHECK_VALUE(sizes.size() <= kMaxDims, "sgdr_fused: parameter of shape ", spec.param.sizes(),
+                    " with strides ", spec.param.strides(),
                     " and its gradient or state have more than ", kMaxDims,
                     " dimensions in different orders; make them contiguous");
   Layout layout = {};
@@ -200,23 +216,31 @@ int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
   return static_cast<int32_t>(layouts_.size()) - 1;
 }
 
-bool OptimizerPlan::same(const Entry& entry) const {
-  const at::Tensor& param = entry.spec.param;
-  if (data_of(param) != entry.param_data || param.strides() != c10::IntArrayRef(entry.param_strides)) {
+bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
+  const Watched& watched = watched_[i];
+  const Tensor& tensor = tensors_[i];
+  if (data_of(watched.param) != tensor.param) return false;
+  if (!(watched.contiguous
+            ? watched.param->is_contiguous()
+            : watched.param->strides() == c10::IntArrayRef(entries_[i].param_strides))) {
     return false;
   }
-  const at::Tensor& grad = param.unsafeGetTensorImpl()->grad();
   if (grad.defined()) {
-    if (!entry.spec.active || grad.strides() != c10::IntArrayRef(entry.grad_strides) ||
-        grad.sizes() != param.sizes() || grad.scalar_type() != param.scalar_type() ||
-        grad.layout() != at::kStrided || grad.device() != param.device()) {
+    const at::TensorImpl* impl = grad.unsafeGetTensorImpl();
+    if (!watched.active || impl->layout() != at::kStrided ||
+        impl->dtype() != watched.param->dtype() || impl->device() != watched.param->device() ||
+        impl->sizes() != watched.param->sizes()) {
+      return false;
+    }
+    if (!(watched.contiguous ? impl->is_contiguous()
+                             : impl->strides() == c10::IntArrayRef(entries_[i].grad_strides))) {
       return false;
     }
   }
-  for (size_t k = 0; k < entry.state_data.size(); ++k) {
-    if (data_of(entry.spec.states[k]) != entry.state_data[k]) return false;
+  for (int32_t k = 0; k < tensor.num_states; ++k) {
+    if (data_of(watched.states[k]) != tensor.states[k]) return false;
   }
-  return true;
+  return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
 }
 
 bool OptimizerPlan::valid() {
@@ -227,31 +251,30 @@ bool OptimizerPlan::valid() {
   for (const auto& [tensor, data] : hyper_tensors_) {
     if (tensor.const_data_ptr() != data) return false;
   }
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const Entry& entry = entries_[i];
-    if (!same(entry)) return false;
-    const at::Tensor& grad = entry.spec.param.unsafeGetTensorImpl()->grad();
+  for (size_t i = 0; i < watched_.size(); ++i) {
+    const at::Tensor& grad = watched_[i].param->grad();
+    if (!same(i, grad)) return false;
     // A tensor without elements has no address, but its step counts.
     static char empty;
+    grads_[i] = !grad.defined()          ? nullptr
+                : tensors_[i].numel == 0 ? &empty
+                                         : data_of(grad.unsafeGetTensorImpl());
     if (large_ && grad.defined()) held_.push_back(grad);
-    grads_[i] = !grad.defined()      ? nullptr
-                : grad.numel() == 0  ? &empty
-                                     : const_cast<void*>(data_of(grad));
   }
   return true;
 }
 
 void OptimizerPlan::bump_versions(bool unscaled) {
-  const auto bump = [](const at::Tensor& tensor) {
-    if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+  const auto bump = [](at::TensorImpl* tensor) {
+    if (!tensor->is_inference()) tensor->bump_version();
   };
-  for (size_t i = 0; i < entries_.size(); ++i) {
+  for (size_t i = 0; i < watched_.size(); ++i) {
     if (grads_[i] == nullptr) continue;
-    const TensorSpec& spec = entries_[i].spec;
-    bump(spec.param);
-    if (unscaled) bump(spec.param.unsafeGetTensorImpl()->grad());
-    for (const at::Tensor& state : spec.states) bump(state);
-    if (spec.steps.defined()) bump(spec.steps);
+    const Watched& watched = watched_[i];
+    bump(watched.param);
+    if (unscaled) bump(watched.param->grad().unsafeGetTensorImpl());
+    for (int32_t k = 0; k < tensors_[i].num_states; ++k) bump(watched.states[k]);
+    if (watched.steps != nullptr) bump(watched.steps);
   }
 }
 
@@ -329,8 +352,13 @@ class Packed {
 void OptimizerPlan::copy_to_device() {
   std::vector<cuda::Chunk> chunks;
   for (size_t i = 0; i < tensors_.size();) {
-    cuda::Launch launch = {entries_[i].dtypes, static_cast<int32_t>(i), 0, tensors_[i].group, 0,
-                           static_cast<int64_t>(chunks.size()), 0};
+    cuda::Launch launch = {entries_[i].dtypes,
+                           static_cast<int32_t>(i),
+                           0,
+                           tensors_[i].group,
+                           0,
+                           static_cast<int64_t>(chunks.size()),
+                           0};
     for (; i < tensors_.size(); ++i) {
       const DtypePair dtypes = entries_[i].dtypes;
       const int32_t groups = tensors_[i].group - launch.first_group + 1;
@@ -371,9 +399,9 @@ void OptimizerPlan::copy_to_device() {
 void OptimizerPlan::run_cuda(const float* grad_scale, const float* found_inf) {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
-  captured_ = captured_ || c10::cuda::currentStreamCaptureStatusMayInitCtx() !=
-                               c10::cuda::CaptureStatus::None;
-  const cuda::Step step = {plan_,        chunks_,    ticket_,  numbers_.data(),
+  captured_ = captured_ ||
+              c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  const cuda::Step step = {plan_,         chunks_,    ticket_,  numbers_.data(),
                            grads_.data(), grad_scale, found_inf};
   const int error = cuda::step(algorithm_, step, launches_, stream.stream());
   TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));

@@ -72,10 +72,19 @@ class OptimizerPlan {
   bool captured() const { return captured_; }
 
  private:
+  // What a step looks at per tensor, beside the tensor's entry in tensors_: few cache lines, since
+  // the thousands of small tensors' objects are cold at each step.
+  struct Watched {
+    at::TensorImpl* param;
+    at::TensorImpl* states[kMaxStates];
+    at::TensorImpl* steps;  // null: not counted
+    bool active;
+    bool contiguous;  // parameter and gradient, as nearly always; else their strides are compared
+  };
+
+  // Keeps the watched tensors alive.
   struct Entry {
     TensorSpec spec;
-    const void* param_data;
-    std::vector<const void*> state_data;
     c10::SmallVector<int64_t, 4> param_strides;
     c10::SmallVector<int64_t, 4> grad_strides;
     DtypePair dtypes;
@@ -84,7 +93,7 @@ class OptimizerPlan {
   void add_group(const GroupSpec& group);
   void add_tensor(TensorSpec spec);
   int32_t add_layout(const TensorSpec& spec);
-  bool same(const Entry& entry) const;
+  bool same(size_t i, const at::Tensor& grad) const;
   void bump_versions(bool unscaled);
   void copy_to_device();
   void run_cpu(const float* grad_scale);
@@ -92,7 +101,8 @@ class OptimizerPlan {
 
   int algorithm_;
   at::Tensor clock_;
-  std::vector<Entry> entries_;  // same order as tensors_
+  std::vector<Entry> entries_;  // in the order of tensors_
+  std::vector<Watched> watched_;
   std::vector<at::Tensor> displays_seen_;  // with the version each must still have
   std::vector<int64_t> display_versions_;
   std::vector<std::pair<at::Tensor, const void*>> hyper_tensors_;

@@ -16,13 +16,15 @@ enum class TriangularMode : int32_t { kTriangular, kTriangular2, kExpRange };
 // of first_step; the first one starts at step 0, each ends where the next begins.
 struct Segment {
   int64_t first_step;
-  int64_t shift;  // the curve is evaluated at t + shift: a segment with its own zero has -first_step
-  double scale;   // factor on the curve's value
+  int64_t
+      shift;     // the curve is evaluated at t + shift: a segment with its own zero has -first_step
+  double scale;  // factor on the curve's value
   ScheduleKind kind;
-  int32_t mode;       // TriangularMode
-  double values[4];   // per kind, below
+  int32_t mode;        // TriangularMode
+  double values[4];    // per kind, below
   int64_t lengths[2];  // in steps, per kind, below
-  // Cosine restarts whose cycles grow: cycle i starts at cycle_starts[table + i], i = 0..cycles; the last length repeats. No table: cycles == 0.
+  // Cosine restarts whose cycles grow: cycle i starts at cycle_starts[table + i], i = 0..cycles;
+  // the last length repeats. No table: cycles == 0.
   int64_t table;
   int64_t cycles;
 };
@@ -86,8 +88,9 @@ SGDR_HOST_DEVICE double cosine_warm_restarts(const Segment& segment, const int64
 SGDR_HOST_DEVICE double triangular(const Segment& segment, int64_t t) {
   const int64_t up = segment.lengths[0], down = segment.lengths[1];
   const int64_t cycle = t / (up + down), position = t % (up + down);
-  double weight = position <= up ? static_cast<double>(position) / static_cast<double>(up)
-                                 : static_cast<double>(up + down - position) / static_cast<double>(down);
+  double weight = position <= up
+                      ? static_cast<double>(position) / static_cast<double>(up)
+                      : static_cast<double>(up + down - position) / static_cast<double>(down);
   switch (static_cast<TriangularMode>(segment.mode)) {
     case TriangularMode::kTriangular:
       break;

@@ -17,7 +17,7 @@ constexpr int kMaxOperands = 2 + kMaxStates;  // parameter, gradient, states
 
 // Where a hyperparameter's value comes from at a step.
 enum class Source : int32_t {
-  kNumber,        // by value with the step: frozen in a captured graph
+  kNumber,         // by value with the step: frozen in a captured graph
   kFloat32Tensor,  // read from memory at the step
   kFloat64Tensor,
   kSchedule,

@@ -27,24 +27,30 @@ from sgdr_fused.schedules import CosineWarmRestarts
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # once the backend is chosen
 
-EPOCHS = 60
+EPOCHS = 30
 BATCH = 64
 MAX_LR, ETA_MIN = 0.05, 1e-4
-FIRST_CYCLE, GROWTH = 4, 2  # in epochs: cycles of 4, 8, 16 and 32
+FIRST_CYCLE, GROWTH = 2, 2  # in epochs: cycles of 2, 4, 8 and 16
 SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 
 def network() -> nn.Module:
-    """For images of 8 x 8: 8 tensors, 28,378 parameters."""
+    """For images of 8 x 8. Smooth throughout: what two optimizers round differently stays that small.
+
+    With the kinks of ReLU and of a maximum, a last digit decides on which side a value falls, and training amplifies
+    that: torch's optimizer drifts as far from itself where the start differs by 1e-7.
+    """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.GELU(),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.GELU(),
+        nn.AvgPool2d(2),
         nn.Flatten(),
         nn.Linear(512, 44),
-        nn.ReLU(),
+        nn.GELU(),
         nn.Linear(44, 10),
     )
 
@@ -69,6 +75,7 @@ class Run:
         self.seconds.append(time.perf_counter() - start)
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        self.model.eval()
         with torch.no_grad():
             return (self.model(images).argmax(dim=1) == labels).double().mean().item()
 
@@ -144,9 +151,9 @@ def draw(runs: list[Run], steps_per_epoch: int, path: Path) -> None:
         loss.plot(epochs, smoothed(run.losses, steps_per_epoch), label=label, **style)
     rate.set(title="Learning rate: cosine annealing with warm restarts", ylabel="learning rate")
     loss.set(
-        title="Training loss: mean of the last epoch's mini-batches",
+        title=f"Training loss, mean of the last {steps_per_epoch} mini-batches",
         ylabel="cross-entropy (nats)",
-        xlabel=f"epoch ({steps_per_epoch} steps)",
+        xlabel=f"epochs of {steps_per_epoch} steps",
         yscale="log",
         xlim=(0, epochs[-1]),
     )

@@ -78,7 +78,11 @@ def _load_once() -> ModuleType | None:
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    """Shown at the line of the caller's own code that needed a backend."""
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "sgdr_fused":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=depth)
 
 
 def _prebuilt() -> ModuleType:

@@ -125,7 +125,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
         group[key] is not None for group in groups for key in _schedule_keys()
     )
 
-    optimizer.param_groups = groups
+    optimizer.param_groups = [*groups]
     optimizer.state = state
     if clock is not None:
         optimizer.clock.fill_(clock)
@@ -149,7 +149,8 @@ def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> li
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise ValueError(
-            f"state_dict must have {len(sizes)} param_groups of {sizes} parameters, got {len(saved_sizes)} of {saved_sizes}"
+            f"state_dict must have {len(sizes)} param_groups of {sizes} parameters, "
+            f"got {len(saved_sizes)} of {saved_sizes}"
         )
     return saved_groups
 

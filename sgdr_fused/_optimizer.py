@@ -26,18 +26,18 @@ SCHEDULE_KEYS = {
 
 
 class Hyper(NamedTuple):
-    """A hyperparameter that may be a number, a tensor or a Schedule: group[key], or group[key][index]."""
+    """A hyperparameter that may be a number, a tensor or a Schedule: group[key], or group[key][part]."""
 
     key: str
-    index: int | None = None
+    part: int | None = None
 
     def of(self, group: dict[str, Any]) -> Any:
         """The number or tensor in the group; with a Schedule, the tensor that displays it."""
         value = group[self.key]
-        return value if self.index is None else value[self.index]
+        return value if self.part is None else value[self.part]
 
     def schedule_of(self, group: dict[str, Any]) -> Schedule | None:
-        return group[SCHEDULE_KEYS[self.key]] if not self.index else None
+        return None if self.part else group[SCHEDULE_KEYS[self.key]]  # of betas, only the first has one
 
 
 class FusedOptimizer(Optimizer):

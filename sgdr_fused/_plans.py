@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import _backend, _checks
-from ._tracked import Group, ParamState
+from ._tracked import ParamState
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
@@ -203,9 +203,9 @@ def _check_displays(groups: list[Any]) -> None:
         for key, (display, version) in group.displays.items():
             if display._version != version:
                 raise RuntimeError(
-                    f"group {i}: the tensor in group[{key!r}] only displays what {group[key + '_schedule']!r} gives, and was "
-                    f"written in place (a torch scheduler does that); to replace the Schedule, assign to group[{key!r}], "
-                    f"got {display.item()!r}"
+                    f"group {i}: the tensor in group[{key!r}] only displays what {group[key + '_schedule']!r} gives, "
+                    f"and was written in place, to {display.item()!r} (a torch scheduler does that); to replace the "
+                    f"Schedule, assign to group[{key!r}]"
                 )
 
 
@@ -217,10 +217,10 @@ def _param_spec(
     grad = param.grad
     if grad is not None:
         check_grad(param, grad, name)
+    if not names:
+        return ParamSpec(param, group, True, grad, [], None), None
     old = dict.get(optimizer.state, param)
     present = [key for key in names if old is not None and old.get(key) is not None]
-    if not names and not optimizer._has_step:
-        return ParamSpec(param, group, True, grad, [], None), None
     if grad is None and not present:
         return ParamSpec(param, group, False, None, [], None), None
     if present and len(present) < len(names):
@@ -231,25 +231,25 @@ def _param_spec(
         if not present:
             dict.__setitem__(state, key, torch.zeros_like(param, memory_format=torch.preserve_format))
         check_state(param, key, state[key], name)
+        if state[key].device != param.device:
+            raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
     states = [state[key] for key in names]
     if len({s.dtype for s in states}) > 1:
         raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
-    for key in names:
-        if state[key].device != param.device:
-            raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
-    # Kept beside a state without a step of its own; a state that came from elsewhere has been stepped.
-    steps = state.get("step") if optimizer._has_step else (old.steps if old is not None else None)
+
+    steps: Any = state.get("step") if optimizer._has_step else getattr(old, "steps", None)
     if steps is None:
         if optimizer._has_step and present:
             raise ValueError(f"state of {name} has {present} but lacks 'step'")
-        steps = 1 if present else 0
-    if not (isinstance(steps, Tensor) and steps.dtype == torch.float64 and steps.device == param.device and steps.dim() == 0):
+        steps = 1 if present else 0  # a buffer that came from elsewhere has its first step behind it
+    fits = isinstance(steps, Tensor) and (steps.dtype, steps.device, steps.dim()) == (torch.float64, param.device, 0)
+    if not fits:
         count = _checks.count(f"state['step'] of {name}", steps)
         steps = torch.tensor(count, dtype=torch.float64, device=param.device)
     state.steps = steps
     if optimizer._has_step:
         dict.__setitem__(state, "step", steps)
-    unchanged = old is not None and old.steps is steps and all(old.get(k) is state[k] for k in state)
+    unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
     return ParamSpec(param, group, True, grad, states, steps), None if unchanged else state
 
 
@@ -272,7 +272,9 @@ def _make_plan(
         for k, hyper in enumerate(optimizer._hypers):
             value, schedule = hyper.of(group), hyper.schedule_of(group)
             if schedule is not None:
-                hypers.append((schedule if reference else schedule._compiled, value if value.device == device else None))
+                hypers.append(
+                    (schedule if reference else schedule._compiled, value if value.device == device else None)
+                )
             elif isinstance(value, Tensor):
                 if value.device == device and value.dtype in (torch.float32, torch.float64) and not reference:
                     hypers.append((value, None))

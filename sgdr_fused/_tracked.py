@@ -38,7 +38,7 @@ class TrackedDict(dict):
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # the same for all of dict's signatures
         self.update(other)
         return self
 
@@ -92,11 +92,11 @@ class ParamState(TrackedDict):
             self.steps = None
 
 
-class State(TrackedDict):
+class State(TrackedDict, defaultdict):
     """``Optimizer.state``: parameter -> ParamState, made when it is asked for."""
 
     def __init__(self, changes: Changes, values: dict[Any, Any]) -> None:
-        super().__init__()
+        super().__init__(dict)
         self._changes = changes
         for key, value in values.items():
             self[key] = value
@@ -116,6 +116,11 @@ class State(TrackedDict):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return defaultdict, (dict,), None, None, iter(self.items())
 
+    def copy(self) -> Any:
+        return defaultdict(dict, self)
+
+    __copy__ = copy
+
 
 class Group(TrackedDict):
     """A parameter group.
@@ -125,9 +130,7 @@ class Group(TrackedDict):
             version at which nobody else has written to it.
     """
 
-    def __init__(
-        self, changes: Changes, assign: Callable[[Group, str, Any], Any], values: dict[str, Any]
-    ) -> None:
+    def __init__(self, changes: Changes, assign: Callable[[Group, str, Any], Any], values: dict[str, Any]) -> None:
         super().__init__(values)
         self._changes = changes
         self._assign = weakref.WeakMethod(assign)  # no cycle: memory is freed with the optimizer

@@ -103,9 +103,7 @@ class FusedAdam(FusedOptimizer):
         if key == "eps":
             _checks.rate(key, value)
 
-    def _reference_update(
-        self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
-    ) -> None:
+    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
         assert spec.steps is not None  # Adam's state has it
         lr, beta1, weight_decay, beta2 = hypers
         state = dict(zip(self._state_names(group), spec.states, strict=True))

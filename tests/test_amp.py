@@ -30,6 +30,8 @@ from cases import (
 SIZES = (5, 33)
 OVERFLOWS = (0, 1, 4, 6)  # the very first step among them
 STEPS = 10
+# torch's check for overflow has no kernel for bfloat16 on CUDA.
+SCALED_HALVES = HALVES if DEVICE.type == "cpu" else (torch.float16,)
 
 
 def make_scaler(**options: Any) -> Any:
@@ -71,7 +73,7 @@ def test_loop_against_torch_unfused(case: Case, unscaled_before: bool) -> None:
             torch.testing.assert_close(got.cpu(), expected.cpu().to(got.dtype), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ids(HALVES))
+@pytest.mark.parametrize("dtype", ids(SCALED_HALVES))
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_loop_with_low_precision_parameters(case: Case, dtype: torch.dtype) -> None:
     """float16 gradients are unscaled by us alone: GradScaler.unscale_ refuses them."""

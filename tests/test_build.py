@@ -243,6 +243,7 @@ class TestNoExtension:
         warning = self.report(copy_project(tmp_path / "project"), empty, TORCH_EXTENSIONS_DIR=str(tmp_path / "file"))
         assert "set TORCH_EXTENSIONS_DIR" in warning
 
+    @needs_compiler
     def test_cuda_was_demanded(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("FORCE_CUDA", "1")
         monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))

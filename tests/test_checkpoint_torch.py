@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import io
 import warnings
 from typing import Any
 
@@ -38,6 +38,14 @@ def pair(case: Case, **options: Any) -> tuple[Any, Any]:
     return case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05, **options)
 
 
+def checkpoint(opt: Any) -> Any:
+    """What a file would hold of the optimizer, read on a machine without the device."""
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True, map_location="cpu")
+
+
 def partly_train(opt: Any, steps: range, torch_fused: bool = False) -> None:
     """Parameter 1 has its first gradient at step 2, parameter 2 none at all.
 
@@ -54,7 +62,8 @@ def partly_train(opt: Any, steps: range, torch_fused: bool = False) -> None:
 
 def assert_equal_parameters(ours: Any, theirs: Any) -> None:
     for p, q in zip(params_of(ours), params_of(theirs), strict=True):
-        assert_within(p, q.detach(), 100 * TIGHT * (1 + q.detach().abs()), "parameter")
+        expected = q.detach().cpu()
+        assert_within(p, expected, 100 * TIGHT * (1 + expected.abs()), "parameter")
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -85,7 +94,7 @@ def test_layout_after_a_skipped_first_step(case: Case) -> None:
     ours.grad_scale, ours.found_inf = None, torch.tensor(1.0, device=DEVICE)
     ours.step()
     del ours.grad_scale, ours.found_inf
-    data = copy.deepcopy(ours.state_dict())
+    data = checkpoint(ours)
     assert not any("momentum_buffer" in state for state in data["state"].values())
     assert all(state["step"].item() == 0 for state in data["state"].values() if "step" in state)
     theirs.load_state_dict(data)
@@ -104,7 +113,7 @@ def test_from_torch(case: Case, options: dict[str, Any]) -> None:
     ours, theirs = pair(case, **options)
     partly_train(theirs, range(4), torch_fused="fused" in options)
     ours = case.fused([torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)], lr=1.0)
-    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    ours.load_state_dict(checkpoint(theirs))
     assert all(s["step"].dtype == torch.float64 for s in ours.state.values() if "step" in s)
     for opt in (ours, theirs):
         train(opt, range(4, 8))
@@ -120,7 +129,7 @@ def test_to_torch(case: Case, options: dict[str, Any]) -> None:
         group.update(options, lr=SCHEDULES[0])  # torch takes its implementation from the checkpoint
     partly_train(ours, range(4), torch_fused="fused" in options)
     theirs = case.torch([torch.nn.Parameter(p.detach().cpu().clone()) for p in params_of(ours)], lr=1.0)
-    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    theirs.load_state_dict(checkpoint(ours))
     assert theirs.param_groups[0]["lr"] == pytest.approx(rate(SCHEDULES[0], 4), rel=TIGHT)
     assert all(theirs.param_groups[0][k] == v for k, v in options.items())
     theirs.param_groups[0]["lr"] = 0.05
@@ -136,9 +145,9 @@ def test_there_and_back(case: Case) -> None:
     ours, theirs = pair(case)
     ours.param_groups[0]["lr"] = SCHEDULES[0]
     train(ours, range(4))
-    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    theirs.load_state_dict(checkpoint(ours))
     again = case.fused([torch.nn.Parameter(p.detach().clone()) for p in params_of(ours)], lr=1.0)
-    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    again.load_state_dict(checkpoint(theirs))
     assert again.param_groups[0]["lr_schedule"] == SCHEDULES[0]
     assert again.clock.item() == 4
     for opt in (ours, again):
@@ -154,7 +163,7 @@ def test_torchs_adam_keeps_our_schedules_and_sets_the_clock(case: Case) -> None:
     params = [torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)]
     ours, oracle = case.fused(params, lr=SCHEDULES[0]), Oracle(case, params)
     clock = ours.clock
-    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    ours.load_state_dict(checkpoint(theirs))
     oracle.states = [{k: v.double() for k, v in theirs.state.get(q, {}).items()} for q in params_of(theirs)]
     assert ours.clock is clock
     assert clock.item() == 5
@@ -175,11 +184,25 @@ def test_torchs_sgd_keeps_our_schedules_and_warns_about_the_clock(case: Case) ->
     train(ours, range(2))
     train(theirs, range(5))
     with pytest.warns(UserWarning, match=r"opt\.clock\.fill_\(n\)"):
-        ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        ours.load_state_dict(checkpoint(theirs))
     assert ours.clock.item() == 2
     assert ours.param_groups[0]["lr_schedule"] == SCHEDULES[0]
     ours.clock.fill_(5)
     assert float(ours.param_groups[0]["lr"]) == pytest.approx(rate(SCHEDULES[0], 5), rel=TIGHT)
+
+
+def test_adamw_stays_adamw_whatever_it_loads() -> None:
+    """torch's does: a checkpoint of Adam, or one from before the option was there, does not couple its decay."""
+    adam, adamw = (next(c for c in TYPICAL if c.id == name) for name in ("adam_amsgrad", "adamw"))
+    for forget in (False, True):
+        theirs = adam.torch(make_params(SIZES), lr=0.05)
+        train(theirs, range(2))
+        data = theirs.state_dict()
+        if forget:
+            del data["param_groups"][0]["decoupled_weight_decay"]
+        ours = adamw.fused(make_params(SIZES), lr=0.05)
+        ours.load_state_dict(data)
+        assert ours.param_groups[0]["decoupled_weight_decay"] is True
 
 
 def test_our_own_checkpoints_are_loaded_without_a_warning() -> None:
@@ -188,4 +211,4 @@ def test_our_own_checkpoints_are_loaded_without_a_warning() -> None:
         train(ours, range(2))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ours.load_state_dict(copy.deepcopy(ours.state_dict()))
+            ours.load_state_dict(checkpoint(ours))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from installs import load_in, on_cpu_only, run
+from installs import load_in, needs_compiler, on_cpu_only, run
 
 from sgdr_fused import _backend, _build
 
@@ -15,6 +15,7 @@ pytestmark = on_cpu_only
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.skipif(_build.cuda_home() is None, reason="no CUDA toolkit")
 @pytest.mark.parametrize(
     "source", [path for path in _build.sources(True) if path.endswith(".cu")], ids=os.path.basename

@@ -46,7 +46,7 @@ def test_rate_of_the_next_step(case: Case) -> None:
         for group, schedule in zip(opt.param_groups, (COSINE, TRIANGLE), strict=True):
             lr = group["lr"]
             assert (lr.dtype, lr.shape, lr.device) == (torch.float64, (), params_of(opt)[0].device)
-            assert lr.item() == schedule(t)
+            assert DEVICE.type != "cpu" or lr.item() == schedule(t)  # elsewhere, sin and pow may round otherwise
             assert lr.item() == pytest.approx(rate(schedule, t), rel=1e-12)
         train(opt, [t])
 

@@ -13,6 +13,7 @@ from cases import (
     ALGORITHMS,
     CASES,
     DEVICE,
+    SCHEDULES,
     SGD,
     TYPICAL,
     Case,
@@ -179,6 +180,20 @@ def test_step_without_a_closure_returns_none_and_leaves_the_grad_mode() -> None:
         assert opt.step() is None
         assert not torch.is_grad_enabled()
     assert all(p.requires_grad and p.is_leaf and p.grad_fn is None for p in params_of(opt))
+
+
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_first_step_in_inference_mode(case: Case) -> None:
+    """The state it makes is not bound to that mode."""
+    opt, plain = (case.fused(make_params(SIZES), lr=SCHEDULES[0]) for _ in range(2))
+    for t in range(3):
+        for each in (opt, plain):
+            set_gradients(params_of(each), t)
+        with torch.inference_mode(t == 0):
+            opt.step()
+        plain.step()
+    assert [bits(p) for p in params_of(opt)] == [bits(p) for p in params_of(plain)]
+    assert not any(x.is_inference() for p in params_of(opt) for x in opt.state[p].values())
 
 
 def test_exception_in_a_closure_leaves_all_as_it_was() -> None:

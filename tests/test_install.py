@@ -224,6 +224,7 @@ def test_editable_install(tmp_path: Path) -> None:
     assert Path(report["extension"]).parent == project / "sgdr_fused"
 
 
+@needs_compiler
 def test_demanded_cuda_that_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project", SMALL_EXTENSION)
     environment = clean_environment(tmp_path, FORCE_CUDA="1")

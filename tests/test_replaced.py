@@ -45,6 +45,35 @@ def _data_written(opt: Any, p: Any) -> None:
     p.data.mul_(2)
 
 
+def _strided_data(opt: Any, p: Any) -> None:
+    p.data = torch.stack([p.data, p.data * 2], 1)[:, 1]
+
+
+def _strided_gradient(opt: Any, p: Any) -> None:
+    p.grad = torch.stack([p.grad, p.grad * 2], 1)[:, 1]
+
+
+def _state_moved(opt: Any, p: Any) -> None:
+    for key in [k for k in opt.state[p] if k != "step"]:
+        opt.state[p][key].data = opt.state[p][key] * 2
+
+
+def _state_strided(opt: Any, p: Any) -> None:
+    for key in [k for k in opt.state[p] if k != "step"]:
+        state = opt.state[p][key]
+        opt.state[p][key] = torch.stack([state, state * 2], 1)[:, 1]
+
+
+def _step_moved(opt: Any, p: Any) -> None:
+    if "step" in opt.state[p]:
+        opt.state[p]["step"].data = opt.state[p]["step"] + 100
+
+
+def _step_written(opt: Any, p: Any) -> None:
+    if "step" in opt.state[p]:
+        opt.state[p]["step"].fill_(100)
+
+
 def _new_gradient(opt: Any, p: Any) -> None:
     p.grad = p.grad * 2
 
@@ -114,6 +143,7 @@ def _group_replaced(opt: Any, p: Any) -> None:
 
 
 REPLACEMENTS = [
+    _strided_data, _strided_gradient, _state_moved, _state_strided, _step_moved, _step_written,
     _new_data, _data_written, _new_gradient, _new_state, _state_written, _state_updated, _new_mapping, _later_step,
     _state_cleared, _state_popped, _all_state_cleared, _state_deleted, _group_option, _group_direction,
     _group_updated,

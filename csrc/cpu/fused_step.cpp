@@ -60,8 +60,7 @@ void update_baseline(const Piece<typename Algorithm::Scalars>& piece) {
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SGDR_FUSED_X86 1
 template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-__attribute__((target("avx2"))) void update_avx2(
-    const Piece<typename Algorithm::Scalars>& piece) {
+__attribute__((target("avx2"))) void update_avx2(const Piece<typename Algorithm::Scalars>& piece) {
   update_piece<Algorithm, kStates, kUnscale, param_t, state_t>(piece);
 }
 template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
@@ -189,9 +188,9 @@ void update_all(const Step& step, ParallelFor parallel_for) {
   }
 
   parallel_for(units, kGrain / kUnit, [&](int64_t first, int64_t last) {
-    auto next = std::upper_bound(
-        work.begin(), work.end(), first,
-        [](int64_t unit, const Work<Scalars>& w) { return unit < w.first_unit; });
+    auto next =
+        std::upper_bound(work.begin(), work.end(), first,
+                         [](int64_t unit, const Work<Scalars>& w) { return unit < w.first_unit; });
     for (auto w = next - 1; w != work.end() && w->first_unit < last; ++w) {
       Piece<Scalars> piece = w->piece;
       piece.begin = std::max<int64_t>(0, first - w->first_unit) * kUnit;

@@ -58,9 +58,7 @@ struct alignas(kVectorBytes) Vector {
 
  private:
   static constexpr int kWords = sizeof(scalar_t) * kCount / kVectorBytes;
-  __device__ static int4* words(Vector& vector) {
-    return reinterpret_cast<int4*>(vector.elements);
-  }
+  __device__ static int4* words(Vector& vector) { return reinterpret_cast<int4*>(vector.elements); }
 };
 
 __device__ bool aligned(const void* pointer) {
@@ -85,7 +83,8 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
   const int count = static_cast<int>(end - begin);  // at most kChunk
   const int body = vectorized ? count / kCount * kCount : 0;
 
-  // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the registers.
+  // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the
+  // registers.
 #pragma unroll 1
   for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
     using Params = Vector<param_t, kCount>;
@@ -131,8 +130,8 @@ __device__ void update_chunk(const typename Algorithm::Scalars& scalars, const H
   const bool unscale = header.grad_scale != nullptr;
   const T grad_scale = unscale ? static_cast<T>(*header.grad_scale) : T(1);
   if (tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, tensor,
-                                                            grad, begin, end);
+    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, tensor, grad,
+                                                            begin, end);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
         rule, unscale, grad_scale, tensor, header.plan.layouts[tensor.layout], grad,
@@ -279,9 +278,8 @@ cudaError_t dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& st
                      const Launch& range, bool last, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
   int index = 0;
-  ((index++ == algorithm
-        ? void(error = launch_any<Algorithms>(step, range, last, stream))
-        : void()),
+  ((index++ == algorithm ? void(error = launch_any<Algorithms>(step, range, last, stream))
+                         : void()),
    ...);
   return error;
 }
@@ -296,9 +294,8 @@ int64_t max_payload_words() {
 
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream) {
   for (size_t i = 0; i < launches.size(); ++i) {
-    const cudaError_t error =
-        dispatch(AllAlgorithms{}, algorithm, step, launches[i], i + 1 == launches.size(),
-                 static_cast<cudaStream_t>(stream));
+    const cudaError_t error = dispatch(AllAlgorithms{}, algorithm, step, launches[i],
+                                       i + 1 == launches.size(), static_cast<cudaStream_t>(stream));
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
@@ -308,8 +305,6 @@ int show(const Plan& plan, void* stream) {
   return launch(show_kernel, 1, kThreads, static_cast<cudaStream_t>(stream), plan);
 }
 
-const char* error_string(int error) {
-  return cudaGetErrorString(static_cast<cudaError_t>(error));
-}
+const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace sgdr_fused::cuda
