@@ -29,6 +29,7 @@ PACKAGE = Path(__file__).resolve().parent
 # sqrt sets errno and comparisons trap unless told otherwise, and either keeps the compiler from vectorising a loop.
 # -g0, because Python's own flags may ask for debug information, which is that of all of torch's headers.
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS += ["-Wno-unknown-pragmas"]  # those of the headers that nvcc shares
 # --threads=0: architectures side by side.
 NVCC_FLAGS = ["-O3", "--fmad=false", "-std=c++17", "-Xcompiler=-ffp-contract=off", "--threads=0"]
 CUDA_MACRO = "-DSGDR_FUSED_WITH_CUDA"

@@ -157,8 +157,7 @@ class FusedOptimizer(Optimizer):
             return self._assign_hyper(group, key, value)
         if key in self._constants:
             self._check_constant(key, value)
-            self._changes.plan = True
-        elif key == "params":
+        if key == "params" or key in self.defaults:
             self._changes.plan = True
         return value
 

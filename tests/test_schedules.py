@@ -176,6 +176,18 @@ def test_a_cycle_beyond_all_steps_does_not_shorten_the_schedule(T_0: int, T_mult
         assert schedule.cycle(t) == reference.cosine_cycle(t, T_0=T_0, T_mult=T_mult)
 
 
+@pytest.mark.parametrize("T_0", [1, 3, 7, 10**9 + 7])
+def test_cycles_are_counted_in_integers(T_0: int) -> None:
+    """Where a double no longer tells one step from the next."""
+    schedule = CosineWarmRestarts(0.1, T_0=T_0)
+    number = LAST // T_0
+    for cycle in (schedule.cycle, functools.partial(reference.cosine_cycle, T_0=T_0)):
+        assert cycle(number * T_0) == (number, 0, T_0)
+        assert cycle(number * T_0 - 1) == (number - 1, T_0 - 1, T_0)
+    assert schedule(number * T_0) == reference_of(schedule)(number * T_0) == 0.1
+    assert_exact((schedule, reference_of(schedule)), number * T_0 - 1, oracle.cosine(0, T_0 - 1, T_0, max_lr=0.1))
+
+
 @pytest.mark.parametrize("T_mult", [1.0001, 1 + 1e-9, 1 + 2**-52])
 def test_growth_by_almost_nothing(T_mult: float) -> None:
     """65,536 cycles are told apart, in no time; their lengths never fall, and the last one repeats."""

@@ -19,6 +19,7 @@ from cases import (
     MANY_SMALL,
     PRETEND,
     SCHEDULES,
+    SGD,
     SIZES,
     SMALL_SIZES,
     TYPICAL,
@@ -39,7 +40,7 @@ from cases import (
 )
 from torch import Tensor
 
-from sgdr_fused import _backend
+from sgdr_fused import FusedSGD, _backend
 
 STEPS = 12
 
@@ -330,11 +331,19 @@ def test_same_bits_whatever_the_instruction_set(case: Case, dtype: torch.dtype) 
 @pytest.mark.parametrize("dtype", ids(DTYPES))
 @pytest.mark.parametrize("case", ids(CASES))
 def test_cuda_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype) -> None:
-    """At a constant rate, where the scalars of a step are the same on both."""
+    """At a constant rate, where the scalars of a step are the same on both.
+
+    But for Adam in float64: host and device round pow() differently, so its bias corrections may differ in the last
+    place; in the narrower types they are rounded to the same number. 1e-13 is a few hundred times that last place.
+    """
     results = []
     for device in ("cpu", DEVICE):
         params = [torch.nn.Parameter(p.detach().to(device)) for p in make_params(SMALL_SIZES, dtype)]
         opt = case.fused(params, lr=0.05)
         train(opt, range(STEPS))
-        results.append([bits(x) for p in params for x in (p, *opt.state[p].values())])
-    assert results[0] == results[1]
+        results.append([x.detach().cpu() for p in params for x in (p, *opt.state[p].values())])
+    if dtype == torch.float64 and case.algorithm is not SGD:
+        for on_cpu, on_cuda in zip(*results, strict=True):
+            torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-13, atol=1e-15)
+    else:
+        assert [bits(x) for x in results[0]] == [bits(x) for x in results[1]]
