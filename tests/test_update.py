@@ -40,7 +40,7 @@ from cases import (
 )
 from torch import Tensor
 
-from sgdr_fused import FusedSGD, _backend
+from sgdr_fused import _backend
 
 STEPS = 12
 

@@ -160,7 +160,7 @@ __device__ bool is_last_block(uint32_t* ticket) {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;  // back to 0 by itself
     __threadfence();
   }
   __syncthreads();
@@ -207,7 +207,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     }
     if (threadIdx.x == 0) *plan.clock = next;
   }
-  if (threadIdx.x == 0) *header.ticket = 0;
 }
 
 __global__ void show_kernel(const Plan plan) {
