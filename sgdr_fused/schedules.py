@@ -27,8 +27,8 @@ from . import _backend, _checks, reference
 
 __all__ = ["Constant", "CosineWarmRestarts", "Schedule", "Triangular"]
 
-# Cycles of growing length that are told apart, and where the last of them ends at the latest; after
-# that, its length repeats.
+# Cycles of growing length that are told apart, and where the last of them ends at the latest: 64-bit
+# integers hold no more. After that, its length repeats.
 MAX_CYCLES = 65_536
 LAST_START = 2**62
 
@@ -61,7 +61,8 @@ class Schedule:
         n = _checks.integer("n", n, 0)
         if self._compiled is not None:
             return self._compiled.values(n)
-        return torch.tensor([self(t) for t in range(n)], dtype=torch.float64)
+        value = functools.partial(getattr(reference, self._reference), **self._fields())
+        return torch.tensor([value(t) for t in range(n)], dtype=torch.float64)
 
     def cycle(self, t: int) -> tuple[int, int, int | None]:
         """``(index, position, length)`` of the cycle that step ``t`` is in, in steps.
@@ -92,7 +93,7 @@ class Schedule:
             ValueError: for an unknown kind, and for fields that the kind does not have.
         """
         kind = data.get("kind") if isinstance(data, dict) else None
-        if kind not in _kinds:
+        if not isinstance(kind, str) or kind not in _kinds:
             raise ValueError(f"unknown schedule {data!r}: kind must be one of {sorted(_kinds)}")
         fields = {name: value for name, value in data.items() if name != "kind"}
         known = {field.name for field in dataclasses.fields(_kinds[kind])}
@@ -169,8 +170,8 @@ class CosineWarmRestarts(Schedule):
 
     evaluated so that nothing cancels: exactly ``max_i`` at every restart, and as precise at the end
     of a long cycle as at its start. ``T_mult`` may be a float; the product is rounded, not the
-    length before, so errors do not add up. 65,536 cycles are told apart; the last one's length
-    repeats. ``eta_min`` itself is not reached: the step that would take it is the restart.
+    length before, so errors do not add up. 65,536 cycles are told apart, and the last one's length
+    repeats; none ends after step 2**62. ``eta_min`` itself is not reached: the step that would take it is the restart.
 
     Args:
         max_lr: value at each restart; finite, >= 0.
@@ -240,11 +241,8 @@ class CosineWarmRestarts(Schedule):
         # 60 digits: the whole steps below 2**62 take 19, so what is rounded is good to 1e-40.
         with decimal.localcontext(decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)):
             length, growth = decimal.Decimal(self.T_0), decimal.Decimal(self.T_mult)
-            while len(starts) <= MAX_CYCLES:
-                end = starts[-1] + int(length.to_integral_value())
-                if end > LAST_START:
-                    break
-                starts.append(end)
+            while len(starts) <= MAX_CYCLES and starts[-1] < LAST_START:
+                starts.append(min(starts[-1] + int(length.to_integral_value()), LAST_START))
                 length *= growth
         return starts
 
