@@ -26,7 +26,7 @@ def between(
     try:
         number = float(value)
     except OverflowError:  # an integer of more than 308 digits
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf if value >= 0 else -math.inf  # type: ignore[operator]  # Real is ordered
     above = number > low if low_open else number >= low
     below = number < high if high_open else number <= high
     if not (above and below):

@@ -171,7 +171,8 @@ class CosineWarmRestarts(Schedule):
     evaluated so that nothing cancels: exactly ``max_i`` at every restart, and as precise at the end
     of a long cycle as at its start. ``T_mult`` may be a float; the product is rounded, not the
     length before, so errors do not add up. 65,536 cycles are told apart, and the last one's length
-    repeats; none ends after step 2**62. ``eta_min`` itself is not reached: the step that would take it is the restart.
+    repeats; none ends after step 2**62. ``eta_min`` itself is not reached: the step that would take
+    it is the restart.
 
     Args:
         max_lr: value at each restart; finite, >= 0.

@@ -9,6 +9,7 @@ import torch
 from cases import (
     ADAM,
     CASES,
+    DEVICE,
     TYPICAL,
     Case,
     Oracle,
@@ -207,16 +208,20 @@ def test_one_state_deleted(key: str) -> None:
     assert_equal(ours, theirs)
 
 
-def test_momentum_switched_off_and_on() -> None:
+@pytest.mark.parametrize("form", ["number", "tensor"])
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_momentum", "sgd_nesterov")))
+def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
     """The buffer waits, as in torch; one that never was is made when momentum is."""
-    case = next(c for c in CASES if c.id == "sgd_momentum")
     for values in ([0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]):
-        optimizers = pair(case)
-        for t, momentum in enumerate(values):
-            for opt in optimizers:
-                opt.param_groups[0]["momentum"] = momentum
+        ours, theirs = pair(case)
+        momentum = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
+        for t, value in enumerate(values):
+            momentum.fill_(value)
+            ours.param_groups[0]["momentum"] = value if form == "number" else momentum
+            theirs.param_groups[0]["momentum"] = value
+            for opt in (ours, theirs):
                 train(opt, [t])
-            assert_equal(*optimizers)
+            assert_equal(ours, theirs)
 
 
 def test_amsgrad_switched_on_before_the_first_step() -> None:
