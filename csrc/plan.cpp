@@ -68,8 +68,11 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
 }
 
 OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
-                             const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors)
-    : algorithm_(index_of(AllAlgorithms{}, algorithm)), clock_(std::move(clock)) {
+                             const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
+                             bool steps_are_state)
+    : algorithm_(index_of(AllAlgorithms{}, algorithm)),
+      clock_(std::move(clock)),
+      steps_are_state_(steps_are_state) {
   for (const GroupSpec& group : groups) add_group(group);
   // A launch takes tensors of one pair of dtypes that follow one another.
   std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
@@ -150,8 +153,8 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
     tensor.states[k] = data_of(watched.states[k]);
   }
   if (spec.steps.defined()) {
-    watched.steps = spec.steps.unsafeGetTensorImpl();
-    tensor.steps = static_cast<double*>(data_of(watched.steps));
+    tensor.steps = spec.steps.mutable_data_ptr<double>();
+    if (steps_are_state_) watched.steps = spec.steps.unsafeGetTensorImpl();
   }
   if (spec.active) tensor.layout = add_layout(spec);
   const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;

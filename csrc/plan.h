@@ -56,7 +56,8 @@ struct TensorSpec {
 class OptimizerPlan {
  public:
   OptimizerPlan(const std::string& algorithm, at::Tensor clock,
-                const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors);
+                const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
+                bool steps_are_state);
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
   bool valid();
@@ -77,7 +78,7 @@ class OptimizerPlan {
   struct Watched {
     at::TensorImpl* param;
     at::TensorImpl* states[kMaxStates];
-    at::TensorImpl* steps;  // null: not counted
+    at::TensorImpl* steps;  // null: not counted, or where no user can reach it
     bool active;
     bool contiguous;  // parameter and gradient, as nearly always; else their strides are compared
   };
@@ -101,6 +102,7 @@ class OptimizerPlan {
 
   int algorithm_;
   at::Tensor clock_;
+  bool steps_are_state_;        // visible to the user, so watched, and its version bumped
   std::vector<Entry> entries_;  // in the order of tensors_
   std::vector<Watched> watched_;
   std::vector<at::Tensor> displays_seen_;  // with the version each must still have

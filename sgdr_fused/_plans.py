@@ -8,7 +8,8 @@ The C++ extension has one; ReferencePlan is the other.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -170,11 +171,12 @@ def rebuild(optimizer: FusedOptimizer) -> None:
 
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
+    counts = _Counts(params)
     with torch.inference_mode(False), torch.no_grad():
         for i, group in enumerate(groups):
             names = optimizer._state_names(group)
             for k, param in enumerate(group["params"]):
-                spec, state = _param_spec(optimizer, param, i, names, f"parameter {k} of group {i}")
+                spec, state = _param_spec(optimizer, param, i, names, counts, f"parameter {k} of group {i}")
                 specs.setdefault(param.device, []).append(spec)
                 if state is not None:
                     new_states.append((param, state))
@@ -210,7 +212,7 @@ def _check_displays(groups: list[Any]) -> None:
 
 
 def _param_spec(
-    optimizer: FusedOptimizer, param: Tensor, group: int, names: tuple[str, ...], name: str
+    optimizer: FusedOptimizer, param: Tensor, group: int, names: tuple[str, ...], counts: _Counts, name: str
 ) -> tuple[ParamSpec, ParamState | None]:
     """The spec, and the state with what was missing in it, or None where nothing was."""
     check_param(param, name)
@@ -245,12 +247,32 @@ def _param_spec(
     fits = isinstance(steps, Tensor) and (steps.dtype, steps.device, steps.dim()) == (torch.float64, param.device, 0)
     if not fits:
         count = _checks.count(f"state['step'] of {name}", steps)
-        steps = torch.tensor(count, dtype=torch.float64, device=param.device)
+        if optimizer._has_step:
+            steps = torch.tensor(count, dtype=torch.float64, device=param.device)
+        else:
+            steps = counts.take(count, param.device)
     state.steps = steps
     if optimizer._has_step:
         dict.__setitem__(state, "step", steps)
     unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
     return ParamSpec(param, group, True, grad, states, steps), None if unchanged else state
+
+
+class _Counts:
+    """Counts of updates that no user sees, side by side in memory: a step reads them all."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self._sizes = Counter(param.device for param in params)
+        self._free: dict[torch.device, Iterator[Tensor]] = {}
+
+    def take(self, value: int, device: torch.device) -> Tensor:
+        if device not in self._free:
+            zeros = torch.zeros(self._sizes[device], dtype=torch.float64, device=device)
+            self._free[device] = iter(zeros.unbind())
+        count = next(self._free[device])
+        if value:
+            count.fill_(value)
+        return count
 
 
 class _Unknown:
@@ -287,7 +309,8 @@ def _make_plan(
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads
-    return _backend.load().Plan(optimizer._algorithm, clock, groups, specs), reads  # type: ignore[union-attr]
+    plan = _backend.load().Plan(optimizer._algorithm, clock, groups, specs, optimizer._has_step)  # type: ignore[union-attr]
+    return plan, reads
 
 
 def set_numbers(optimizer: FusedOptimizer) -> None:

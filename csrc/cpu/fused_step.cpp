@@ -139,12 +139,34 @@ PieceFunction<Algorithm> choose(DtypePair dtypes, int num_states, bool unscale) 
   });
 }
 
-// A piece's whole tensor, and where it begins when all tensors are laid end to end in units.
+// What a step adds to an Item.
 template <class Scalars>
-struct Work {
-  Piece<Scalars> piece;
-  void (*update)(const Piece<Scalars>&);
-  int64_t first_unit;
+struct Span {
+  const Scalars* scalars;
+  int64_t first_unit;  // where the tensor begins when all are laid end to end
+};
+
+// The function for the last tensor: the next one nearly always takes the same.
+template <class Algorithm>
+class Chooser {
+ public:
+  explicit Chooser(bool unscale) : unscale_(unscale) {}
+
+  PieceFunction<Algorithm> operator()(DtypePair dtypes, int32_t num_states) {
+    if (function_ == nullptr || dtypes.param != dtypes_.param || dtypes.state != dtypes_.state ||
+        num_states != num_states_) {
+      function_ = choose<Algorithm>(dtypes, num_states, unscale_);
+      dtypes_ = dtypes;
+      num_states_ = num_states;
+    }
+    return function_;
+  }
+
+ private:
+  bool unscale_;
+  PieceFunction<Algorithm> function_ = nullptr;
+  DtypePair dtypes_ = {};
+  int32_t num_states_ = 0;
 };
 
 template <class Algorithm>
@@ -163,14 +185,15 @@ void update_all(const Step& step, ParallelFor parallel_for) {
 
   std::vector<Scalars> scalars;
   scalars.reserve(step.items.size());  // the pieces point into it
-  std::vector<Work<Scalars>> work;
-  work.reserve(step.items.size());
+  std::vector<Span<Scalars>> spans;
+  spans.reserve(step.items.size());
   int64_t units = 0;
   int32_t last_group = -1;
   double last_steps = -1.0;
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
+    if (tensor.steps != nullptr) *tensor.steps = steps + 1.0;
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
     if (tensor.group != last_group || steps != last_steps) {
@@ -179,30 +202,30 @@ void update_all(const Step& step, ParallelFor parallel_for) {
       last_group = tensor.group;
       last_steps = steps;
     }
-    const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
-    const float grad_scale = step.grad_scale == nullptr ? 1.0f : *step.grad_scale;
-    work.push_back({{&tensor, layout, &scalars.back(), item.grad, grad_scale, 0, tensor.numel},
-                    choose<Algorithm>(item.dtypes, tensor.num_states, step.grad_scale != nullptr),
-                    units});
+    spans.push_back({&scalars.back(), units});
     units += (tensor.numel + kUnit - 1) / kUnit;
   }
 
+  const bool unscale = step.grad_scale != nullptr;
   parallel_for(units, kGrain / kUnit, [&](int64_t first, int64_t last) {
-    auto next =
-        std::upper_bound(work.begin(), work.end(), first,
-                         [](int64_t unit, const Work<Scalars>& w) { return unit < w.first_unit; });
-    for (auto w = next - 1; w != work.end() && w->first_unit < last; ++w) {
-      Piece<Scalars> piece = w->piece;
-      piece.begin = std::max<int64_t>(0, first - w->first_unit) * kUnit;
-      piece.end = std::min(piece.end, (last - w->first_unit) * kUnit);
-      if (piece.begin < piece.end) w->update(piece);
+    Chooser<Algorithm> choose_function(unscale);
+    const auto after = std::upper_bound(
+        spans.begin(), spans.end(), first,
+        [](int64_t unit, const Span<Scalars>& span) { return unit < span.first_unit; });
+    for (size_t i = after - spans.begin() - 1; i < spans.size(); ++i) {
+      const Span<Scalars>& span = spans[i];
+      if (span.first_unit >= last) break;
+      const Item& item = step.items[i];
+      const Tensor& tensor = plan.tensors[item.tensor];
+      const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
+      const int64_t begin = std::max<int64_t>(0, first - span.first_unit) * kUnit;
+      const int64_t end = std::min(tensor.numel, (last - span.first_unit) * kUnit);
+      if (begin >= end) continue;
+      choose_function(item.dtypes,
+                      tensor.num_states)({&tensor, layout, span.scalars, item.grad,
+                                          unscale ? *step.grad_scale : 1.0f, begin, end});
     }
   });
-
-  for (const Item& item : step.items) {
-    double* steps = plan.tensors[item.tensor].steps;
-    if (steps != nullptr) *steps += 1.0;
-  }
 }
 
 template <class... Algorithms>
