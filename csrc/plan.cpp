@@ -47,7 +47,7 @@ c10::SmallVector<int64_t, 4> strides_of(const at::Tensor& tensor) {
 }
 
 // The address, without the checks that a plan has made: dense, no lazy or fake storage.
-void* data_of(const at::TensorImpl* tensor) {
+C10_ALWAYS_INLINE void* data_of(const at::TensorImpl* tensor) {
   const auto* storage = tensor->unsafe_storage().unsafeGetStorageImpl();
   return static_cast<char*>(const_cast<void*>(storage->data())) +
          tensor->storage_offset() * tensor->itemsize();

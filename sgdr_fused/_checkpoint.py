@@ -178,33 +178,35 @@ def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], save
 def _loaded_state(
     optimizer: FusedOptimizer, groups: list[Group], saved_groups: list[dict[str, Any]], saved_state: dict[Any, Any]
 ) -> State:
-    params = {}
-    names: dict[Any, str] = {}
+    places: dict[Any, tuple[Tensor, tuple[str, ...], str]] = {}  # parameter, names of its states, where it is
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            params[key], names[key] = param, f"parameter {k} of group {i}"
+            places[key] = param, optimizer._state_names(group), f"parameter {k} of group {i}"
     state: dict[Any, Any] = {}
     for key, values in saved_state.items():
-        if key not in params:
+        if key not in places:
             state[key] = values  # as in torch: not of a parameter
             continue
         if not isinstance(values, dict):
             raise ValueError(f"state_dict['state'][{key!r}] must be a dict, got {values!r}")
-        param = params[key]
-        loaded = {
-            name: _loaded_value(param, name, value, names[key]) for name, value in values.items() if value is not None
-        }
+        param, names, described = places[key]
+        loaded = {}
+        for name, value in values.items():
+            if value is None:  # older torch's SGD without momentum
+                continue
+            if name in names:
+                _plans.check_state(param, name, value, described)
+            loaded[name] = _loaded_value(param, name, value, described)
         if loaded:
             state[param] = loaded
     return State(optimizer._changes, state)
 
 
 def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
+    """A copy on the parameter's device, in its own dtype."""
     if name == "step":
         steps = _checks.count(f"state['step'] of {described}", value)
         return torch.tensor(steps, dtype=torch.float64, device=param.device)
-    if name in _plans.STATE_NAMES:
-        _plans.check_state(param, name, value, described)
     if not isinstance(value, Tensor):
         return value
     with torch.inference_mode(False), torch.no_grad():

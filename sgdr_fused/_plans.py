@@ -34,10 +34,6 @@ STATE_DTYPES = {
 }
 
 
-# Entries of a state that have the parameter's shape.
-STATE_NAMES = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-
-
 class ParamSpec(NamedTuple):
     """What a plan knows of a parameter."""
 

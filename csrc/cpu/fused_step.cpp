@@ -13,7 +13,7 @@ namespace {
 // write to one cache line of the same tensor.
 constexpr int64_t kUnit = 64;
 
-// Below this many elements a thread team costs more than it saves (measured: docs/performance.md).
+// Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
 
 // Elements [begin, end) of one tensor; `scalars` is its algorithm's.
