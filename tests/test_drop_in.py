@@ -132,6 +132,29 @@ def test_step_hooks_of_the_instance_and_of_all_optimizers() -> None:
     assert seen == [("global pre", 0), ("pre", 0), ("post", 1), ("global post", 1)]
 
 
+HOOKS = {
+    "pre": lambda opt, hook: opt.register_step_pre_hook(hook),
+    "post": lambda opt, hook: opt.register_step_post_hook(hook),
+    "global_pre": lambda opt, hook: register_optimizer_step_pre_hook(hook),
+    "global_post": lambda opt, hook: register_optimizer_step_post_hook(hook),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_each_kind_of_step_hook_by_itself(kind: str) -> None:
+    """Registered after a step without any, and removed again."""
+    opt = FusedSGD(make_params(SIZES), lr=0.1)
+    seen: list[int] = []
+    train(opt, range(1))
+    handle = HOOKS[kind](opt, lambda o, args, kwargs: seen.append(o.clock.item()))
+    try:
+        train(opt, range(1, 3))
+    finally:
+        handle.remove()
+    train(opt, range(3, 4))
+    assert seen == ([1, 2] if kind.endswith("pre") else [2, 3])
+
+
 def test_step_pre_hook_may_change_gradients_and_arguments() -> None:
     opt = FusedSGD(make_params(SIZES), lr=0.5)
     before = [p.detach().clone() for p in params_of(opt)]
@@ -315,7 +338,9 @@ def test_group_added_under_a_torch_scheduler() -> None:
     """ReduceLROnPlateau and a scheduler made afterwards work, as on torch's optimizer."""
     optimizers = pair(TYPICAL[1])
     for opt in optimizers:
-        lr_scheduler.ExponentialLR(opt, 0.5).step()
+        first = lr_scheduler.ExponentialLR(opt, 0.5)
+        train(opt, [9])
+        first.step()
         added = make_params((4,), torch.float64, seed=3)[0].detach().to(params_of(opt)[0].device)
         opt.add_param_group({"params": [torch.nn.Parameter(added)], "lr": 0.02})
         on_top = lr_scheduler.ExponentialLR(opt, 0.9)

@@ -70,7 +70,7 @@ def test_number_that_changes(case: Case) -> None:
     follow(case, one_group(case, 1.0), lambda t: rate(DECAYING, t), change)
 
 
-@pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
+@pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64, torch.bfloat16]))
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_tensor_changed_in_place(case: Case, dtype: torch.dtype) -> None:
     lr = torch.tensor(0.05, dtype=dtype, device=DEVICE)
