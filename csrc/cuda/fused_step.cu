@@ -222,6 +222,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
         work.tensor = tensor;
         work.grad = grad;
         scalars = Algorithm::scalars(work.hypers, group.constants, steps);
+        if (chunk.index == 0) plan.counts[chunk.tensor] = Algorithm::counts(work.hypers);
         work.begin = static_cast<int64_t>(chunk.index) * kChunk;
         const int64_t rest = tensor.numel - work.begin;
         work.count = static_cast<int>(rest < kChunk ? rest : kChunk);
@@ -236,8 +237,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
 
   if (!is_last_block(header.ticket)) return;
   for (int i = threadIdx.x; i < header.num_tensors; i += kThreads) {
-    double* steps = plan.tensors[header.first_tensor + i].steps;
-    if (grads[i] != nullptr && steps != nullptr) *steps += 1.0;
+    const int tensor = header.first_tensor + i;
+    double* steps = plan.tensors[tensor].steps;
+    if (grads[i] != nullptr && steps != nullptr && plan.counts[tensor]) *steps += 1.0;
   }
   if (header.advances_clock) {
     const int64_t next = clock + 1;
