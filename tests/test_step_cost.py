@@ -28,6 +28,16 @@ SKIPPED = 4  # the step where found_inf says so
 OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, "adam": {"betas": (0.9, 0.99)}}
 
 
+# From 6 elements to a parameter.
+VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda six: six[1:],  # at an odd address
+    lambda six: six[::2],
+    lambda six: six.view(2, 3).t(),
+    lambda six: six.view(3, 2)[:, 1:],
+    lambda six: six[4:4],
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Parameters in groups of consecutive ones, and how many launches a step of them may take."""
@@ -38,23 +48,22 @@ class Model:
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # of each group in turn
     launches: int = 1
     steps: int = 6  # that are counted; so many go through a restart
+    views: tuple[Callable[[Tensor], Tensor], ...] = (lambda tensor: tensor,)  # of each parameter in turn
 
-    def tensors(self, seed: int, device: str) -> list[tuple[Tensor, ...]]:
+    def tensors(self, seed: int, device: str) -> list[list[Tensor]]:
         """One for each parameter, by groups; a group's are views of one new tensor, which is quick to make."""
         count = -(-len(self.sizes) // self.groups)
         sizes = [self.sizes[i : i + count] for i in range(0, len(self.sizes), count)]
         dtypes = [self.dtypes[i % len(self.dtypes)] for i in range(self.groups)]
-        return [
-            values(sum(of_group), 1000 * seed + i).to(device, dtype).split(of_group)
-            for i, (of_group, dtype) in enumerate(zip(sizes, dtypes, strict=True))
-        ]
+        whole = [values(sum(s), 1000 * seed + i).to(device, dtypes[i]).split(s) for i, s in enumerate(sizes)]
+        return [[self.views[i % len(self.views)](v) for i, v in enumerate(group)] for group in whole]
 
 
 RESNET50 = Model("161_tensors", tuple(1 + i % 40 for i in range(161)))
 MODELS = (
     Model("50_groups", tuple(1 + i % 9 for i in range(200)), groups=50),
     Model("3000_tensors", tuple(1 + i % 3 for i in range(3000)), steps=2),
-    Model("10000_tensors", tuple(1 + i % 3 for i in range(10_000)), launches=3, steps=2),
+    Model("10000_tensors", (6,) * 10_000, launches=3, steps=2, views=VIEWS),
     Model("two_dtypes", (5, 33, 0, 17), groups=2, dtypes=(torch.float32, torch.bfloat16), launches=2),
 )
 
