@@ -179,3 +179,15 @@ def test_one_launch_and_nothing_else(algorithm: str, rate: str, put: Put, scaled
 def test_launches_of_a_model(algorithm: str, model: Model) -> None:
     """With a schedule of its own for each group, gradients that are missing, and all others at new addresses."""
     check_cost(algorithm, model, "schedule", some_none, scaled=False)
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_rate_that_the_kernel_cannot_read(algorithm: str) -> None:
+    """A tensor of another dtype costs the launch of its conversion; nothing waits for its value."""
+    training = Training(algorithm, RESNET50, "cuda")
+    rate = torch.tensor(0.5, dtype=torch.bfloat16, device="cuda")
+    training.opt.param_groups[0]["lr"] = rate
+    for t in range(3):
+        training.prepare(t, moved, scaled=False)
+        counts = counts_of(training.step)
+    assert counts == {"launches": 2, "submissions": 2}

@@ -138,6 +138,21 @@ def test_parameters_on_two_devices(case: Case) -> None:
 
 @two_devices
 @pytest.mark.parametrize("case", ids(TYPICAL))
+def test_one_rate_for_two_devices(case: Case) -> None:
+    """A tensor on one of them, which is written to between steps; the other gets a copy at each step."""
+    opt, twin = on_two_devices(case, 0.0)
+    rates = [torch.tensor(0.05, device=device) for device in ("cuda:0", "cpu")]
+    for each, lr in zip((opt, twin), rates, strict=True):
+        each.param_groups[0]["lr"] = lr
+    for t in range(6):
+        for each, lr in zip((opt, twin), rates, strict=True):
+            lr.fill_(0.05 / (1 + t))
+            train(each, [t])
+        assert_same_values(opt, twin)
+
+
+@two_devices
+@pytest.mark.parametrize("case", ids(TYPICAL))
 def test_overflow_on_the_second_device(case: Case) -> None:
     """The step is skipped on both."""
     opt, twin = on_two_devices(case, SCHEDULES[0])
