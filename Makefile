@@ -6,9 +6,10 @@
 #   make bench      timings against torch's fused optimizers
 #   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
 #   make test-asan       the same under AddressSanitizer and UBSan
-#   make test-gpu   the test-suite with device="cuda", make bench-gpu the timings; GPU_RUNNER is put in front of the command
+#   make test-gpu   the test-suite with device="cuda"; GPU_RUNNER is put in front of the command
+#   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run
 #
-# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, and the
+# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, BENCH_ARGS, and the
 # environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS.
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ VENV ?= .venv
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
@@ -54,7 +56,7 @@ test-gpu: build
 	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench-gpu: build
-	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+	$(GPU_RUNNER) $(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 build: $(VENV)/built
 

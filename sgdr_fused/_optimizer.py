@@ -66,6 +66,7 @@ class FusedOptimizer(Optimizer):
         self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
         self._membership: Any = None
         self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
+        self._conversions: list[tuple[Tensor, Tensor]] = []
         self._clocks: dict[torch.device, Clock] = {}
 
     # ---- what a subclass defines
@@ -291,6 +292,8 @@ class FusedOptimizer(Optimizer):
             _plans.set_numbers(self)
         for plan, group, hyper, tensor in self._host_reads:
             plan.set_number(group, hyper, float(tensor))
+        for converted, tensor in self._conversions:
+            converted.copy_(tensor.detach())
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for plan in self._plans:
             plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))

@@ -23,7 +23,11 @@ if cases.EMULATED:
 if cases.PRETEND:
     import pretend_gpu
 
-    pretend_gpu.cpu_fallback()
+    # With these it can train a convolutional network, where cuDNN, which has no such stand-in, is switched off.
+    layers = ("native_batch_norm", "avg_pool2d", "_slow_conv2d_forward")
+    pretend_gpu.cpu_fallback(
+        extra=[*layers, "native_batch_norm_backward", "avg_pool2d_backward", "_slow_conv2d_backward"]
+    )
 elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
 
