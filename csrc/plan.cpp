@@ -67,10 +67,11 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
   return values;
 }
 
-OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
-                             const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
-                             bool steps_are_state)
+OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
+                             at::Tensor clock, const std::vector<GroupSpec>& groups,
+                             std::vector<TensorSpec> tensors, bool steps_are_state)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
+      on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       steps_are_state_(steps_are_state) {
   for (const GroupSpec& group : groups) add_group(group);
@@ -86,7 +87,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
   grads_.resize(tensors_.size());
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
-  large_ = clock_.is_cpu() && numel > kLarge;
+  large_ = !on_gpu_ && numel > kLarge;
   plan_ = {tensors_.data(),
            groups_.data(),
            layouts_.data(),
@@ -95,7 +96,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
            clock_.mutable_data_ptr<int64_t>()};
-  if (clock_.is_cuda()) copy_to_device();
+  if (on_gpu_) copy_to_device();
 }
 
 void OptimizerPlan::add_group(const GroupSpec& spec) {
@@ -289,7 +290,7 @@ void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
                         const std::optional<at::Tensor>& found_inf) {
   const float* scale = grad_scale.has_value() ? grad_scale->const_data_ptr<float>() : nullptr;
   const float* inf = found_inf.has_value() ? found_inf->const_data_ptr<float>() : nullptr;
-  if (clock_.is_cuda()) {
+  if (on_gpu_) {
     run_cuda(scale, inf);
   } else {
     // Any number but 0: two devices that overflowed add up to 2.
@@ -315,7 +316,7 @@ void OptimizerPlan::run_cpu(const float* grad_scale) {
 }
 
 void OptimizerPlan::show() {
-  if (!clock_.is_cuda()) {
+  if (!on_gpu_) {
     for (const Display& display : displays_) sgdr_fused::show(plan_, display, *plan_.clock);
     return;
   }

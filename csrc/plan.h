@@ -55,7 +55,8 @@ struct TensorSpec {
 // plan was made from is still what it was.
 class OptimizerPlan {
  public:
-  OptimizerPlan(const std::string& algorithm, at::Tensor clock,
+  // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
+  OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
                 const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
                 bool steps_are_state);
 
@@ -101,6 +102,7 @@ class OptimizerPlan {
   void run_cuda(const float* grad_scale, const float* found_inf);
 
   int algorithm_;
+  bool on_gpu_;
   at::Tensor clock_;
   bool steps_are_state_;        // visible to the user, so watched, and its version bumped
   std::vector<Entry> entries_;  // in the order of tensors_

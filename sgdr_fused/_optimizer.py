@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from . import _checkpoint, _checks, _plans
+from . import _backend, _checkpoint, _checks, _plans
 from ._clock import Clock
 from ._tracked import Changes, Group, State
 from .schedules import Schedule
@@ -211,7 +211,7 @@ class FusedOptimizer(Optimizer):
     @property
     def backend(self) -> str:
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
-        return _plans.backend_for(self._first_device())
+        return _backend.backend_for(self._first_device())
 
     def _first_device(self) -> torch.device:
         for group in self._param_groups:

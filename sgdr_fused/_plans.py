@@ -45,9 +45,6 @@ class ParamSpec(NamedTuple):
     steps: Tensor | None  # 0-dim float64: updates behind it
 
 
-backend_for = _backend.backend_for
-
-
 # ---- checks
 
 
@@ -284,7 +281,8 @@ def _make_plan(
     """The plan, and (group, hyper, tensor) for each tensor that the host reads at each step."""
     groups: list[tuple[list[tuple[Any, Tensor | None]], list[float]]] = []
     reads: list[tuple[int, int, Tensor]] = []
-    reference = backend_for(device) == "reference"
+    backend = _backend.backend_for(device)
+    reference = backend == "reference"
     for i, group in enumerate(optimizer.param_groups):
         hypers: list[tuple[Any, Tensor | None]] = []
         for k, hyper in enumerate(optimizer._hypers):
@@ -305,8 +303,8 @@ def _make_plan(
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads
-    plan = _backend.load().Plan(optimizer._algorithm, clock, groups, specs, optimizer._has_step)  # type: ignore[union-attr]
-    return plan, reads
+    extension: Any = _backend.load()
+    return extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step), reads
 
 
 def set_numbers(optimizer: FusedOptimizer) -> None:

@@ -1,7 +1,8 @@
 """Where the tests run.
 
 SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda: on a GPU, or on one that an emulator pretends, where
-`pretend_gpu` can be imported. SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
+`pretend_gpu` can be imported; or emulated_cuda: the CUDA kernels on the CPU, see emulation/.
+SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cases
+import emulation
 import pytest
 import torch
 
+if cases.EMULATED:
+    emulation.install()
 if cases.PRETEND:
     import pretend_gpu
 
