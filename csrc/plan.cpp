@@ -95,7 +95,8 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            cycle_starts_.data(),
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
-           clock_.mutable_data_ptr<int64_t>()};
+           clock_.mutable_data_ptr<int64_t>(),
+           nullptr};
   if (on_gpu_) copy_to_device();
 }
 
@@ -149,17 +150,19 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   Entry entry;
   const Dtype dtype = dtype_of(spec.param);
   entry.dtypes = {dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])};
+  const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;
+  watched.contiguous = spec.param.is_contiguous() && grad.is_contiguous();
   for (size_t k = 0; k < spec.states.size(); ++k) {
     watched.states[k] = spec.states[k].unsafeGetTensorImpl();
+    watched.contiguous = watched.contiguous && spec.states[k].is_contiguous();
     tensor.states[k] = data_of(watched.states[k]);
+    entry.state_strides.push_back(strides_of(spec.states[k]));
   }
   if (spec.steps.defined()) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();
     if (steps_are_state_) watched.steps = spec.steps.unsafeGetTensorImpl();
   }
   if (spec.active) tensor.layout = add_layout(spec);
-  const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;
-  watched.contiguous = spec.param.is_contiguous() && grad.is_contiguous();
   entry.param_strides = strides_of(spec.param);
   entry.grad_strides = strides_of(grad);
   spec.grad = at::Tensor();  // the gradient's lifetime is the user's
@@ -223,26 +226,27 @@ int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
 bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
   const Watched& watched = watched_[i];
   const Tensor& tensor = tensors_[i];
-  if (data_of(watched.param) != tensor.param) return false;
-  if (!(watched.contiguous
-            ? watched.param->is_contiguous()
-            : watched.param->strides() == c10::IntArrayRef(entries_[i].param_strides))) {
+  const Entry& entry = entries_[i];
+  const auto same_strides = [&](const at::TensorImpl* impl, const auto& strides) {
+    return watched.contiguous ? impl->is_contiguous()
+                              : impl->strides() == c10::IntArrayRef(strides);
+  };
+  if (data_of(watched.param) != tensor.param || !same_strides(watched.param, entry.param_strides)) {
     return false;
   }
   if (grad.defined()) {
     const at::TensorImpl* impl = grad.unsafeGetTensorImpl();
     if (!watched.active || impl->layout() != at::kStrided ||
         impl->dtype() != watched.param->dtype() || impl->device() != watched.param->device() ||
-        impl->sizes() != watched.param->sizes()) {
-      return false;
-    }
-    if (!(watched.contiguous ? impl->is_contiguous()
-                             : impl->strides() == c10::IntArrayRef(entries_[i].grad_strides))) {
+        impl->sizes() != watched.param->sizes() || !same_strides(impl, entry.grad_strides)) {
       return false;
     }
   }
   for (int32_t k = 0; k < tensor.num_states; ++k) {
-    if (data_of(watched.states[k]) != tensor.states[k]) return false;
+    if (data_of(watched.states[k]) != tensor.states[k] ||
+        !same_strides(watched.states[k], entry.state_strides[k])) {
+      return false;
+    }
   }
   return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
 }
@@ -372,7 +376,9 @@ void OptimizerPlan::copy_to_device() {
       }
       launch.num_groups = groups;
       ++launch.num_tensors;
-      const int64_t count = (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk;
+      // At least one: the step of a tensor without elements counts too.
+      const int64_t count =
+          std::max<int64_t>(1, (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk);
       for (int64_t k = 0; entries_[i].spec.active && k < count; ++k) {
         chunks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
       }
@@ -387,6 +393,7 @@ void OptimizerPlan::copy_to_device() {
   const size_t cycle_starts = packed.add(cycle_starts_), displays = packed.add(displays_);
   const size_t chunk_table = packed.add(chunks);
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
+  const size_t counts = packed.add(std::vector<unsigned char>(tensors_.size()));
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
   unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
@@ -397,6 +404,7 @@ void OptimizerPlan::copy_to_device() {
   plan_.cycle_starts = reinterpret_cast<const int64_t*>(base + cycle_starts);
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
   chunks_ = reinterpret_cast<const cuda::Chunk*>(base + chunk_table);
+  plan_.counts = reinterpret_cast<bool*>(base + counts);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
 

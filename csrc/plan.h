@@ -81,7 +81,7 @@ class OptimizerPlan {
     at::TensorImpl* states[kMaxStates];
     at::TensorImpl* steps;  // null: not counted, or where no user can reach it
     bool active;
-    bool contiguous;  // parameter and gradient, as nearly always; else their strides are compared
+    bool contiguous;  // every operand, as nearly always; else their strides are compared
   };
 
   // Keeps the watched tensors alive.
@@ -89,6 +89,7 @@ class OptimizerPlan {
     TensorSpec spec;
     c10::SmallVector<int64_t, 4> param_strides;
     c10::SmallVector<int64_t, 4> grad_strides;
+    std::vector<c10::SmallVector<int64_t, 4>> state_strides;
     DtypePair dtypes;
   };
 

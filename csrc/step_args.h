@@ -45,7 +45,7 @@ struct Layout {
 struct Tensor {
   void* param;
   void* states[kMaxStates];
-  double* steps;  // updates behind it; null where the algorithm does not ask
+  double* steps;  // updates behind it that count; null where the algorithm does not ask
   int64_t numel;
   int32_t num_states;
   int32_t group;
@@ -69,6 +69,7 @@ struct Plan {
   const Display* displays;
   int32_t num_displays;
   int64_t* clock;  // steps taken
+  bool* counts;    // on a GPU, per tensor: whether the step under way counts for it
 };
 
 SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,

@@ -37,56 +37,32 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation(
-        "tail: the last element is left out", "static_cast<int>(end - begin);", "static_cast<int>(end - begin) - 1;"
-    ),
-    Mutation("tail: begins one element late", "int i = body + threadIdx.x;", "int i = body + threadIdx.x + 1;"),
-    Mutation("body: threads leave gaps", "i += kThreads * kCount)", "i += 2 * kThreads * kCount)"),
+    Mutation("tail: the last element is left out", "? count % kCount : count;", "? count % kCount - 1 : count - 1;"),
+    Mutation("tail: begins one element late", "at.advance(left + static_cast", "at.advance(1 + left + static_cast"),
+    Mutation("body: threads leave gaps", "left -= kThreads * kCount)", "left -= 2 * kThreads * kCount)"),
+    Mutation("body: the pointers stay behind", "    at.advance(kThreads * kCount);\n", ""),
     Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);"),
-    Mutation(
-        "chunk: 32-bit index",
-        "static_cast<int64_t>(chunk.index) * kChunk",
-        "static_cast<uint32_t>(chunk.index) * kChunk",
-    ),
-    Mutation("chunk: of the next tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
-    Mutation(
-        "barrier: scalars are read before they are there", "tensor, clock);\n      __syncthreads();", "tensor, clock);"
-    ),
-    Mutation(
-        "barrier: the last block does not know it",
-        "    __threadfence();\n  }\n  __syncthreads();\n  return last;",
-        "    __threadfence();\n  }\n  return last;",
-    ),
+    Mutation("chunk: 32-bit index", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *"),
+    Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
+    Mutation("barrier: hyperparameters are read too early", "}\n      __syncthreads();\n      if", "}\n      if"),
+    Mutation("barrier: scalars are read too early", "}\n      __syncthreads();\n      update", "}\n      update"),
+    Mutation("barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;"),
     Mutation("ticket: never back to 0", "atomicInc(ticket, gridDim.x - 1)", "atomicInc(ticket, 0xffffffffu)"),
     Mutation("ticket: the first block takes itself for the last", "== gridDim.x - 1;  //", "== 0;  //"),
     Mutation("fence: none around the ticket", "    __threadfence();\n", "", is_race=True),
     Mutation("group: always the first", "plan.groups[tensor.group]", "plan.groups[0]"),
     Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *"),
-    Mutation(
-        "states: swapped",
-        "static_cast<state_t*>(tensor.states[k]) + begin",
-        "static_cast<state_t*>(tensor.states[kStates - 1 - k]) + begin",
-    ),
-    Mutation("states: one too few", "if (tensor.num_states < kStates)", "if (tensor.num_states <= kStates)"),
+    Mutation("states: swapped", "global<state_t>(tensor.states[k])", "global<state_t>(tensor.states[kStates - 1 - k])"),
+    Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
     Mutation("clock: advanced by each launch", "i + 1 == launches.size()", "true"),
-    Mutation(
-        "clock: the shown rate is that of the step before",
-        "show(plan, plan.displays[i], next);",
-        "show(plan, plan.displays[i], clock);",
-    ),
-    Mutation(
-        "counts: also without a gradient", "if (grads[i] != nullptr && steps != nullptr)", "if (steps != nullptr)"
-    ),
+    Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
+    Mutation("counts: also without a gradient", "grads[i] != nullptr && steps != nullptr", "steps != nullptr"),
     Mutation("skip: ignored", "*header.found_inf != 0.0f) return;", "*header.found_inf == -1.0f) return;"),
     Mutation("unscaling: not written back", "if (unscale) g.store", "if (false) g.store"),
-    Mutation(
-        "strides: threads overlap", "begin + threadIdx.x, end, kThreads)", "begin + threadIdx.x, end, kThreads / 2)"
-    ),
+    Mutation("strides: threads overlap", "work.count, kThreads)", "work.count, kThreads / 2)"),
     Mutation("launcher: gradients of another launch", "step.grads + launch_range.first_tensor,", "step.grads,"),
-    Mutation(
-        "launcher: numbers of another launch", "step.numbers + launch_range.first_group * kMaxHypers", "step.numbers"
-    ),
+    Mutation("launcher: numbers of another launch", "step.numbers + launch_range.first_group *", "step.numbers + 0 *"),
 )
 
 

@@ -201,7 +201,9 @@ void update_all(const Step& step, ParallelFor parallel_for) {
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-    if (tensor.steps != nullptr) *tensor.steps = steps + 1.0;
+    if (tensor.steps != nullptr && Algorithm::counts(hypers[tensor.group].data())) {
+      *tensor.steps = steps + 1.0;
+    }
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
     if (tensor.group != last_group || steps != last_steps) {

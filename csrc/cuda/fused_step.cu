@@ -42,6 +42,7 @@ static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <
 
 // What a block works on. In shared memory, because registers are scarce.
 struct Work {
+  Chunk chunk;
   Tensor tensor;
   void* grad;
   double hypers[kMaxHypers];
@@ -61,6 +62,7 @@ __device__ void find_work(Work& work, const Header& header, const double* number
   const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
   work.hypers[k] = hyper_value(plan, plan.groups[tensor.group].hypers[k], number, *plan.clock);
   if (k == 0) {
+    work.chunk = chunk;
     work.tensor = tensor;
     work.grad = grads[chunk.tensor - header.first_tensor];
     work.begin = static_cast<int64_t>(chunk.index) * kChunk;
@@ -132,6 +134,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
       const double* steps = work.tensor.steps;
       scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
                                    steps == nullptr ? 0.0 : *steps);
+      if (work.chunk.index == 0) {
+        plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
+      }
     }
     __syncthreads();
     if (work.grad != nullptr) update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
@@ -139,8 +144,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
 
   if (!is_last_block(header.ticket)) return;
   for (int i = threadIdx.x; i < header.num_tensors; i += kThreads) {
-    double* steps = plan.tensors[header.first_tensor + i].steps;
-    if (grads[i] != nullptr && steps != nullptr) *steps += 1.0;
+    const int tensor = header.first_tensor + i;
+    double* steps = plan.tensors[tensor].steps;
+    if (grads[i] != nullptr && steps != nullptr && plan.counts[tensor]) *steps += 1.0;
   }
   if (header.advances_clock) {
     const int64_t next = clock + 1;

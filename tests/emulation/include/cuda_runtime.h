@@ -26,6 +26,11 @@ struct alignas(16) int4 {
   int x, y, z, w;
 };
 
+#if !defined(__clang__)
+#define __builtin_assume(condition)
+#endif
+inline bool __isGlobal(const void*) { return true; }
+
 #define threadIdx (emulator::thread_index())
 #define blockIdx (emulator::block_index())
 #define blockDim (emulator::block_size())
