@@ -3,12 +3,11 @@
 
 #include "../fused_step.h"
 #include "launch.cuh"
+#include "update_dense.cuh"
 
 namespace sgdr_fused::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kVectorBytes = 16;
 // At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
 // registers each; three have 80. A number in double takes two, and Adam has too many of them.
 template <class Algorithm, class param_t>
@@ -41,108 +40,9 @@ struct Arguments {
 };
 static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <= 4096);
 
-// As many elements as one 128-bit access moves.
-template <class scalar_t>
-struct alignas(kVectorBytes) Vector {
-  static constexpr int kCount = kVectorBytes / sizeof(scalar_t);
-  scalar_t elements[kCount];
-
-  __device__ static Vector load(const scalar_t* from) {
-    Vector vector;
-    *reinterpret_cast<int4*>(vector.elements) = *reinterpret_cast<const int4*>(from);
-    return vector;
-  }
-  __device__ void store(scalar_t* to) const {
-    *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(elements);
-  }
-};
-
-// Every operand is in global memory, which the compiler cannot know of a pointer that it loads.
-template <class T>
-__device__ T* global(void* pointer) {
-  __builtin_assume(__isGlobal(pointer));
-  return static_cast<T*>(pointer);
-}
-
-// Where this thread's next element lies in each operand.
-template <int kStates, class param_t, class state_t>
-struct Pointers {
-  param_t* param;
-  param_t* grad;
-  state_t* states[kMaxStates] = {};
-
-  __device__ Pointers(const Tensor& tensor, void* grad, int64_t element)
-      : param(global<param_t>(tensor.param) + element), grad(global<param_t>(grad) + element) {
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(tensor.states[k]) + element;
-  }
-  __device__ void advance(int elements) {
-    param += elements;
-    grad += elements;
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) states[k] += elements;
-  }
-  __device__ bool aligned() const {
-    uintptr_t all = reinterpret_cast<uintptr_t>(param) | reinterpret_cast<uintptr_t>(grad);
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) all |= reinterpret_cast<uintptr_t>(states[k]);
-    return all % kVectorBytes == 0;
-  }
-};
-
-// `count` elements, from `begin` on, of a tensor whose operands are dense. The body is 128-bit
-// accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
-// pointers move along, because others to start from again would take twice the registers.
-template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
-                             const Tensor& tensor, void* grad, int64_t begin, int count) {
-  using Params = Vector<param_t>;
-  using States = Vector<state_t>;
-  constexpr int kCount = Params::kCount;
-  static_assert(kCount % States::kCount == 0);
-  Pointers<kStates, param_t, state_t> at(tensor, grad, begin);
-  const int tail = at.aligned() ? count % kCount : count;
-
-  at.advance(threadIdx.x * kCount);
-  int left = count - tail - static_cast<int>(threadIdx.x) * kCount;  // from there to the tail
-  // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the
-  // registers.
-#pragma unroll 1
-  for (; left > 0; left -= kThreads * kCount) {
-    Params p = Params::load(at.param);
-    Params g = Params::load(at.grad);
-    // States of a wider type come in as many parts: at once they would take too many registers.
-#pragma unroll
-    for (int part = 0; part < kCount; part += States::kCount) {
-      States s[kStates > 0 ? kStates : 1];
-#pragma unroll
-      for (int k = 0; k < kStates; ++k) s[k] = States::load(at.states[k] + part);
-#pragma unroll
-      for (int j = 0; j < States::kCount; ++j) {
-        state_t* element_states[kMaxStates] = {};
-#pragma unroll
-        for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
-        update_element<kStates>(rule, unscale, grad_scale, p.elements[part + j],
-                                g.elements[part + j], element_states);
-      }
-#pragma unroll
-      for (int k = 0; k < kStates; ++k) s[k].store(at.states[k] + part);
-    }
-    p.store(at.param);
-    if (unscale) g.store(at.grad);
-    at.advance(kThreads * kCount);
-  }
-
-  at.advance(left + static_cast<int>(threadIdx.x));
-#pragma unroll 1
-  for (int i = threadIdx.x; i < tail; i += kThreads) {
-    update_element<kStates>(rule, unscale, grad_scale, *at.param, *at.grad, at.states);
-    at.advance(kThreads);
-  }
-}
-
 // What a block works on. In shared memory, because registers are scarce.
 struct Work {
+  Chunk chunk;
   Tensor tensor;
   void* grad;
   double hypers[kMaxHypers];
@@ -150,6 +50,29 @@ struct Work {
   int count;
   int64_t start[kMaxDims];  // its coordinates, where there is a layout
 };
+
+// Called by one thread per hyperparameter, which takes care of that one: so they go side by side,
+// and the schedules' long code stands in the kernel once.
+__device__ void find_work(Work& work, const Header& header, const double* numbers,
+                          void* const* grads) {
+  const Plan& plan = header.plan;
+  const Chunk chunk = header.chunks[blockIdx.x];
+  const Tensor& tensor = plan.tensors[chunk.tensor];
+  const int k = threadIdx.x;
+  const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
+  work.hypers[k] = hyper_value(plan, plan.groups[tensor.group].hypers[k], number, *plan.clock);
+  if (k == 0) {
+    work.chunk = chunk;
+    work.tensor = tensor;
+    work.grad = grads[chunk.tensor - header.first_tensor];
+    work.begin = static_cast<int64_t>(chunk.index) * kChunk;
+    const int64_t rest = tensor.numel - work.begin;
+    work.count = static_cast<int>(rest < kChunk ? rest : kChunk);
+    if (tensor.layout >= 0) {
+      coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
+    }
+  }
+}
 
 template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
 __device__ void update_chunk(const typename Algorithm::Scalars& scalars, const Work& work,
@@ -205,34 +128,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (threadIdx.x == 0) clock = *plan.clock;
 
   if (blockIdx.x < header.num_chunks) {
-    const Chunk chunk = header.chunks[blockIdx.x];
-    const Tensor& tensor = plan.tensors[chunk.tensor];
-    void* grad = grads[chunk.tensor - header.first_tensor];
-    if (grad != nullptr) {
-      const Group& group = plan.groups[tensor.group];
-      // A thread each: side by side, and the schedules' long code stands in the kernel once.
-      if (threadIdx.x < kMaxHypers) {
-        const int k = threadIdx.x;
-        const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
-        work.hypers[k] = hyper_value(plan, group.hypers[k], number, *plan.clock);
+    if (threadIdx.x < kMaxHypers) find_work(work, header, numbers, grads);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const double* steps = work.tensor.steps;
+      scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
+                                   steps == nullptr ? 0.0 : *steps);
+      if (work.chunk.index == 0) {
+        plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
       }
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-        work.tensor = tensor;
-        work.grad = grad;
-        scalars = Algorithm::scalars(work.hypers, group.constants, steps);
-        if (chunk.index == 0) plan.counts[chunk.tensor] = Algorithm::counts(work.hypers);
-        work.begin = static_cast<int64_t>(chunk.index) * kChunk;
-        const int64_t rest = tensor.numel - work.begin;
-        work.count = static_cast<int>(rest < kChunk ? rest : kChunk);
-        if (tensor.layout >= 0) {
-          coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
-        }
-      }
-      __syncthreads();
-      update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
     }
+    __syncthreads();
+    if (work.grad != nullptr) update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
   }
 
   if (!is_last_block(header.ticket)) return;

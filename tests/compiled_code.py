@@ -1,0 +1,153 @@
+"""What nvcc makes of the kernels: resources from ptxas' report, accesses to memory from the machine code (SASS)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+from sgdr_fused import _build
+
+ARCHITECTURES = ("sm_80", "sm_90")
+THREADS = 256  # per block: kThreads in fused_step.cu
+
+
+def cuobjdump() -> str | None:
+    """From PATH, the toolkit, or the triton package, which carries one; None without."""
+    candidates = [Path(home, "bin") for home in [_build.cuda_home()] if home]
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        candidates.append(Path(triton.origin).parent / "backends" / "nvidia" / "bin")
+    return next((found for path in [None, *candidates] if (found := shutil.which("cuobjdump", path=path))), None)
+
+
+def states_of_algorithms() -> dict[str, tuple[int, int]]:
+    """The fewest and the most states of each algorithm, by the name of its struct in update_rules.h."""
+    found = re.findall(
+        r"^struct (\w+) \{\n.*kName.*\n.*kMinStates = (\d), kMaxStates = (\d);",
+        (_build.csrc() / "update_rules.h").read_text(),
+        re.MULTILINE,
+    )
+    return {name: (int(fewest), int(most)) for name, fewest, most in found}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel for one architecture. `algorithm` is None where it is not a step."""
+
+    architecture: str
+    algorithm: str | None
+    param: str
+    state: str
+    argument_bytes: int
+    registers: int
+    stack_bytes: int
+    spill_bytes: int
+    instructions: list[tuple[int, str]] = dataclasses.field(repr=False)  # address, text
+
+    @property
+    def id(self) -> str:
+        step = f"{self.algorithm}-{self.param}-{self.state}-{self.argument_bytes}"
+        return f"{self.architecture}-{step if self.algorithm else 'show'}"
+
+    @property
+    def occupancy(self) -> float:
+        """The part of a multiprocessor's 64 warps that its 65,536 registers allow, of 256 threads a block.
+
+        Registers are given to a warp in units of 256 (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0).
+        Shared memory limits nothing: the kernels take a few hundred bytes.
+        """
+        registers_per_warp = -(-self.registers * 32 // 256) * 256
+        warps_per_block = THREADS // 32
+        return 65536 // registers_per_warp // warps_per_block * warps_per_block / 64
+
+    def accesses(self, first: int = 0, last: int | None = None) -> Counter[str]:
+        """Accesses to global, generic and local memory between two addresses, by instruction."""
+        texts = [text for address, text in self.instructions if first <= address and (last is None or address <= last)]
+        found = [re.search(r"\b((?:LD|ST)[GL]?)(?:\.[A-Z0-9]+)*", text) for text in texts]
+        # LDG.E.64.CONSTANT -> LDG.64; without a width it is 32 bits.
+        return Counter(
+            f"{m[1]}.{width[1] if (width := re.search(r'[.](U8|S8|U16|S16|64|128)', m[0])) else '32'}"
+            for m in found
+            if m and not m[0].startswith(("LDS", "STS", "LDC"))
+        )
+
+    @cached_property
+    def steady_loops(self) -> list[Counter[str]]:
+        """The accesses of each innermost loop that both loads and stores 128 bits of global memory at a time."""
+        branches = [(address, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for address, text in self.instructions]
+        loops = [(int(m[1], 16), address) for address, m in branches if m and int(m[1], 16) <= address]
+        steady = [(first, last) for first, last in loops if {"LDG.128", "STG.128"} <= self.accesses(first, last).keys()]
+        return [
+            self.accesses(*outer)
+            for outer in steady
+            if not any(outer != inner and outer[0] <= inner[0] and inner[1] <= outer[1] for inner in steady)
+        ]
+
+
+def compile_kernels(folder: Path) -> list[Kernel]:
+    """All kernels, compiled with the project's own flags; a warning is an error."""
+    nvcc = Path(str(_build.cuda_home()), "bin", "nvcc")
+    targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES]
+    options = [*_build.flags(True)["nvcc"], "--Werror=all-warnings", "-Xptxas=-v", *targets, "-fatbin"]
+    kernels = []
+    for source in [path for path in _build.sources(True) if path.endswith(".cu")]:
+        binary = folder / f"{Path(source).stem}.fatbin"
+        done = subprocess.run(
+            [str(nvcc), *options, "-o", str(binary), source], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        code = _machine_code(binary)
+        resources = _resources(done.stderr)
+        assert code.keys() == resources.keys()
+        kernels += [_kernel(*key, *resources[key], code[key]) for key in code]
+    return kernels
+
+
+def _resources(report: str) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """(architecture, mangled name) -> registers, bytes of stack, bytes of spill stores and loads."""
+    found = re.findall(
+        r"Compiling entry function '(\w+)' for '(\w+)'\n"
+        r".*Function properties for \1\n"
+        r"\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r".*Used (\d+) registers",
+        report,
+    )
+    return {
+        (architecture, name): (int(registers), int(stack), int(stores) + int(loads))
+        for name, architecture, stack, stores, loads, registers in found
+    }
+
+
+def _machine_code(binary: Path) -> dict[tuple[str, str], list[tuple[int, str]]]:
+    """(architecture, mangled name) -> addresses and texts of the instructions."""
+    command = [str(cuobjdump()), "-sass", str(binary)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    architecture, instructions = "", []
+    for line in listing.splitlines():
+        if m := re.match(r"\s*code for (\w+)", line):
+            architecture = m[1]
+        elif m := re.match(r"\s*Function : (\w+)", line):
+            instructions = code[architecture, m[1]] = []
+        elif m := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", line):
+            instructions.append((int(m[1], 16), m[2]))
+    return code
+
+
+def _kernel(
+    architecture: str, mangled: str, registers: int, stack: int, spills: int, instructions: list[tuple[int, str]]
+) -> Kernel:
+    step = re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|S\w*_)Li(\d+)E", mangled)
+    if step is None:
+        assert "show_kernel" in mangled, mangled
+        return Kernel(architecture, None, "", "", 0, registers, stack, spills, instructions)
+    types = {"f": "float", "d": "double"}
+    param = types.get(step[2]) or re.sub(r"^NS_\d+|E$", "", step[2])
+    state = types.get(step[3], param)  # S4_ and the like: the same type again
+    return Kernel(architecture, step[1], param, state, int(step[4]), registers, stack, spills, instructions)

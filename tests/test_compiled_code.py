@@ -1,0 +1,77 @@
+"""The machine code of every kernel, read: no local memory, half occupancy, 128-bit accesses in the steady loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import compiled_code
+import pytest
+from compiled_code import ARCHITECTURES, Kernel
+from installs import on_cpu_only
+
+from sgdr_fused import _build
+
+pytestmark = [
+    on_cpu_only,
+    pytest.mark.slow,
+    pytest.mark.skipif(_build.cuda_home() is None, reason="no CUDA toolkit"),
+    pytest.mark.skipif(compiled_code.cuobjdump() is None, reason="no cuobjdump: neither on PATH nor in triton"),
+]
+
+STATES = compiled_code.states_of_algorithms()
+TYPES = {"float": 4, "double": 8, "Half": 2, "BFloat16": 2}
+# Storage of the parameter, and of its states.
+PAIRS = {(name, name) for name in TYPES} | {("Half", "float"), ("BFloat16", "float")}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
+    return compiled_code.compile_kernels(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="module")
+def steps(kernels: list[Kernel]) -> list[Kernel]:
+    return [kernel for kernel in kernels if kernel.algorithm is not None]
+
+
+def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel]) -> None:
+    """So that none is left out below: each algorithm, each pair of types, at least one size of arguments."""
+    assert set(STATES) >= {"Sgd", "Adam"}
+    for architecture in ARCHITECTURES:
+        found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
+        assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}
+        assert len([k for k in kernels if k.architecture == architecture and k.algorithm is None]) == 1
+
+
+def test_no_local_memory(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
+        assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0), kernel.id
+        local = {name: n for name, n in kernel.accesses().items() if name.startswith(("LDL", "STL"))}
+        assert local == {}, kernel.id
+
+
+def test_registers_allow_half_occupancy(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
+        # Three states in double are twice the registers: three blocks of 256 threads, not four (see fused_step.cu).
+        many = kernel.param == "double" and STATES[str(kernel.algorithm)][1] == 3
+        assert kernel.occupancy >= (0.375 if many else 0.5), f"{kernel.id}: {kernel.registers} registers"
+
+
+def vectors(kernel: Kernel, states: int) -> tuple[Counter[str], Counter[str]]:
+    """What an iteration has to access: 128 bits of parameters and gradients, and the states that belong to them.
+
+    The second of the two stores gradients as well, which happens where a GradScaler's scale is divided out.
+    """
+    per_state = TYPES[kernel.state] // TYPES[kernel.param]
+    plain = Counter({"LDG.128": 2 + states * per_state, "STG.128": 1 + states * per_state})
+    return plain, plain + Counter({"STG.128": 1})
+
+
+def test_steady_loops_access_128_bits_of_global_memory_and_nothing_else(steps: list[Kernel]) -> None:
+    for kernel in steps:
+        fewest, most = STATES[str(kernel.algorithm)]
+        expected = {states: vectors(kernel, states) for states in range(fewest, most + 1)}
+        for loop in kernel.steady_loops:
+            assert any(loop in accesses for accesses in expected.values()), f"{kernel.id}: {dict(loop)}"
+        for states, accesses in expected.items():
+            assert any(loop in accesses for loop in kernel.steady_loops), f"{kernel.id} with {states} states"

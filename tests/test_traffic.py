@@ -1,0 +1,77 @@
+"""Global memory that a step reads and writes, counted by execution: the least that its algorithm allows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from cases import CASES, PRETEND, Case, gradient, ids
+
+if PRETEND:
+    import pretend_gpu
+
+pytestmark = pytest.mark.skipif(not PRETEND, reason="bytes are counted by the pretend GPU alone")
+
+PARAMETERS = 1_000_000
+STATES = {"sgd": 0, "sgd_momentum": 1, "adam": 2, "adam_amsgrad": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """One kernel: an algorithm's case, the storage of the parameter and its gradient, and of its states."""
+
+    case: Case
+    param: torch.dtype
+    state: torch.dtype
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.case.id, *(str(d).removeprefix("torch.") for d in (self.param, self.state))])
+
+    @property
+    def least(self) -> int:
+        """Bytes per parameter: gradient in, parameter in and out, each state in and out."""
+        return 3 * self.param.itemsize + 2 * STATES[self.case.id] * self.state.itemsize
+
+    def counted(self) -> float:
+        """Bytes per parameter of one step on a million parameters, after one that makes the states and the plan."""
+        param = torch.nn.Parameter(torch.ones(PARAMETERS, dtype=self.param, device="cuda"))
+        param.grad = gradient(param, 0)
+        opt = self.case.fused([param], lr=0.1)
+        opt.step()
+        for key, value in opt.state[param].items():
+            if key != "step":
+                opt.state[param][key] = value.to(self.state)
+        opt.step()
+        pretend_gpu.reset()
+        opt.step()
+        torch.cuda.synchronize()
+        kernels = pretend_gpu.log()
+        return sum(kernel["ld_bytes"] + kernel["st_bytes"] for kernel in kernels) / PARAMETERS
+
+
+TRAFFIC = tuple(
+    Traffic(case, param, state)
+    for case in CASES
+    if case.id in STATES
+    for param, state in (
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    )
+    if STATES[case.id] > 0 or param == state
+)
+
+
+@pytest.mark.parametrize("traffic", ids(TRAFFIC))
+def test_a_step_moves_no_more_than_it_must(traffic: Traffic) -> None:
+    assert traffic.counted() == pytest.approx(traffic.least, rel=0.01)
+
+
+def test_the_least_that_is_published() -> None:
+    least = {t.case.id: t.least for t in TRAFFIC if t.param == t.state == torch.float32}
+    assert least == {"sgd": 12, "sgd_momentum": 20, "adam": 28, "adam_amsgrad": 36}
