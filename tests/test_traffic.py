@@ -30,9 +30,13 @@ class Traffic:
         return "-".join([self.case.id, *(str(d).removeprefix("torch.") for d in (self.param, self.state))])
 
     @property
+    def states(self) -> int:
+        return STATES[self.case.id]
+
+    @property
     def least(self) -> int:
         """Bytes per parameter: gradient in, parameter in and out, each state in and out."""
-        return 3 * self.param.itemsize + 2 * STATES[self.case.id] * self.state.itemsize
+        return 3 * self.param.itemsize + 2 * self.states * self.state.itemsize
 
     def counted(self) -> float:
         """Bytes per parameter of one step on a million parameters, after one that makes the states and the plan."""

@@ -1,0 +1,122 @@
+"""Writes the tables of docs/cuda.md: what nvcc makes of the kernels, what a step moves and launches.
+
+    SGDR_FUSED_TEST_DEVICE=cuda GPU_RUNNER .venv/bin/python tests/cuda_report.py
+
+GPU_RUNNER is the command that runs a program on the pretend GPU. Without it, what needs its counters is "not counted".
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from cases import ADAM, PRETEND
+from compiled_code import Kernel, compile_kernels
+from test_traffic import TRAFFIC
+
+from sgdr_fused import _build
+
+if PRETEND:
+    import pretend_gpu
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cuda.md"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def compiled(kernels: list[Kernel]) -> str:
+    """A row per kernel and architecture; the three sizes of arguments share one."""
+    alike: dict[tuple[str, str], list[Kernel]] = {}
+    for kernel in kernels:
+        storage = kernel.param if kernel.param == kernel.state else f"{kernel.param}, states {kernel.state}"
+        name = f"{kernel.algorithm}, {storage}" if kernel.algorithm else "show (the displayed rates)"
+        alike.setdefault((name, kernel.architecture), []).append(kernel)
+    rows = []
+    for (name, architecture), group in sorted(alike.items()):
+        loops = sorted({(loop["LDG.128"], loop["STG.128"]) for kernel in group for loop in kernel.steady_loops})
+        rows.append(
+            (
+                name,
+                architecture,
+                max(kernel.registers for kernel in group),
+                max(kernel.spill_bytes for kernel in group),
+                max(kernel.stack_bytes for kernel in group),
+                f"{min(kernel.occupancy for kernel in group):.1%}",
+                ", ".join(f"{loads} + {stores}" for loads, stores in loops) or "none",
+            )
+        )
+    head = ("kernel", "for", "registers", "spilled bytes", "bytes of local memory", "occupancy", "128-bit accesses")
+    return table(head, rows)
+
+
+def traffic() -> str:
+    return table(
+        ("algorithm", "parameter", "states", "least", "counted"),
+        (
+            (
+                t.case.id,
+                str(t.param).removeprefix("torch."),
+                str(t.state).removeprefix("torch.") if t.states else "none",
+                t.least,
+                f"{t.counted():.3f}" if PRETEND else "not counted",
+            )
+            for t in TRAFFIC
+        ),
+    )
+
+
+def launches(tensors: int) -> str:
+    """Of a steady-state step of Adam, over that many tensors."""
+    if not PRETEND:
+        return "not counted"
+    params = [torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(tensors)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt = ADAM.fused(params, lr=0.1)
+    opt.step()
+    pretend_gpu.reset()
+    opt.step()
+    return str(pretend_gpu.launches())
+
+
+def nvcc_version() -> str:
+    nvcc = Path(str(_build.cuda_home()), "bin", "nvcc")
+    report = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release .*?V([\d.]+)", report)
+    return match[1] if match else "unknown"
+
+
+def put(page: str, name: str, text: str) -> str:
+    """The page with `text` between <!-- name --> and <!-- end -->."""
+    changed, places = re.subn(f"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL)
+    assert places == 1, name
+    return changed
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        code = compile_kernels(Path(folder))
+    # Computed from the constants in their sources.
+    peers = (
+        ("torch, CUDA 13 build", "1 + 1", "46 + 1"),
+        ("torch, CUDA 12 build", "5 + 2", "322 + 3"),
+        ("apex, DeepSpeed, TransformerEngine", "5", "322"),
+        ("bitsandbytes, torchao, FlashOptim", ">= 161", ">= 291"),
+    )
+    head = ("", "ResNet-50, Adam (161 tensors)", "Llama-7B, Adam (291 tensors)")
+    page = PAGE.read_text()
+    page = put(page, "compiled", f"By nvcc {nvcc_version()}:\n\n{compiled(code)}")
+    page = put(page, "traffic", traffic())
+    page = put(page, "launches", table(head, [("sgdr_fused, counted", launches(161), launches(291)), *peers]))
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
