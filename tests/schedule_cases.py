@@ -128,6 +128,12 @@ ROWS = (
     Row(Warmup(Warmup(InverseTime(0.3, k=0.1), steps=4, start_factor=0.5), steps=3), (3, 7)),
     Row(Sequential((Constant(0.3),))),
     Row(
+        Sequential(
+            ((Table((0.1, 0.2)), 3), (CosineCycles(0.1, (2, 3)), 7), (Table((0.5, 0.6)), 2), MultiStep(1, (2, 4)))
+        ),
+        (1, 3, 5, 8, 10, 12, 14, 16),
+    ),
+    Row(
         Sequential(((LinearRamp(0.0, 0.3, 10), 15), (Step(0.3, 3), 10), CosineAnnealing(0.1, 20))),
         (10, 15, 18, 25, 45, 65),
     ),

@@ -180,13 +180,16 @@ def test_bad_arguments_are_named_with_their_value(kind: type[Schedule], name: st
     assert any(repr(v) in message for v in with_items(value)) or len(repr(value)) > 300, message
 
 
-@pytest.mark.parametrize("t", [-1, -(10**12), 2**63, 1.0, 1.5, NAN, "3", None, True, torch.tensor(1.0)], ids=repr)
+BAD_STEPS: tuple[Any, ...] = (-1, -(10**12), 2**63, 1.0, 1.5, NAN, "3", None, True, torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("method", ["__call__", "cycle", "is_cycle_end"])
 @every_schedule
-def test_bad_steps(schedule: Schedule, method: str, t: Any) -> None:
-    with pytest.raises((ValueError, TypeError)) as caught:
-        getattr(schedule, method)(t)
-    assert re.search(rf"\bt\b.*{re.escape(repr(t))}", str(caught.value)), str(caught.value)
+def test_bad_steps(schedule: Schedule, method: str) -> None:
+    for t in BAD_STEPS:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            getattr(schedule, method)(t)
+        assert re.search(rf"\bt\b.*{re.escape(repr(t))}", str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize("n", [-1, 1.5, "3", None], ids=repr)
