@@ -4,9 +4,12 @@
 #   make test       the test-suite
 #   make lint       ruff, mypy, clang-format
 #   make bench      timings against torch's fused optimizers
-#   make test-gpu   the test-suite with device="cuda", make bench-gpu the timings; GPU_RUNNER is put in front of the command
+#   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
+#   make test-asan       the same under AddressSanitizer and UBSan
+#   make test-gpu   the test-suite with device="cuda"; GPU_RUNNER is put in front of the command
+#   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run
 #
-# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, and the
+# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, BENCH_ARGS, and the
 # environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS.
 
 PYTHON ?= python3
@@ -14,13 +17,15 @@ VENV ?= .venv
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
+EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done.
 SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
 
-.PHONY: demo test lint bench test-gpu bench-gpu build clean always
+.PHONY: demo test lint bench test-emulated test-asan test-gpu bench-gpu build clean always
 .DELETE_ON_ERROR:
 
 demo: build
@@ -33,16 +38,25 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION)
 
 bench: build
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+test-emulated: $(VENV)/installed
+	SGDR_FUSED_TEST_DEVICE=emulated_cuda $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The sanitizers' libraries have to be there before Python's. Python does not free everything at its end.
+SANITIZERS = $(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so))
+test-asan: $(VENV)/installed
+	SGDR_FUSED_TEST_DEVICE=emulated_cuda SGDR_FUSED_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$(SANITIZERS)" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-gpu: build
 	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench-gpu: build
-	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+	$(GPU_RUNNER) $(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 build: $(VENV)/built
 

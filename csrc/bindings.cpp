@@ -81,9 +81,9 @@ TensorSpec tensor_spec(const py::tuple& from) {
   return spec;
 }
 
-std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const at::Tensor& clock,
-                                         const py::list& groups, const py::list& tensors,
-                                         bool steps_are_state) {
+std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std::string& backend,
+                                         const at::Tensor& clock, const py::list& groups,
+                                         const py::list& tensors, bool steps_are_state) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
     group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
@@ -92,8 +92,8 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const at:
   for (const py::handle tensor : tensors) {
     tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
   }
-  return std::make_unique<OptimizerPlan>(algorithm, clock, group_specs, std::move(tensor_specs),
-                                         steps_are_state);
+  return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
+                                         std::move(tensor_specs), steps_are_state);
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -153,8 +153,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("__call__", &CompiledSchedule::operator(), py::arg("t"))
       .def("values", &CompiledSchedule::values, py::arg("n"));
   py::class_<OptimizerPlan>(module, "Plan")
-      .def(py::init(&make_plan), py::arg("algorithm"), py::arg("clock"), py::arg("groups"),
-           py::arg("tensors"), py::arg("steps_are_state"))
+      .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
+           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

@@ -53,15 +53,17 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<pa
   for (int k = 0; k < kStates; ++k) store(*states[k], s[k]);
 }
 
-// The same through a layout, for elements begin, begin + stride, ... of a tensor.
+// The same through a layout, for elements first, first + stride, ... below count, all counted from
+// the one with the coordinates `start`. count <= 2^30.
 template <int kStates, class Rule, class param_t, class state_t>
 SGDR_HOST_DEVICE void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
                                      const Tensor& tensor, const Layout& layout, void* grad,
-                                     int64_t begin, int64_t end, int64_t stride) {
+                                     const int64_t (&start)[kMaxDims], uint32_t first,
+                                     uint32_t count, uint32_t stride) {
 #pragma unroll 1
-  for (int64_t i = begin; i < end; i += stride) {
+  for (uint32_t i = first; i < count; i += stride) {
     int64_t offsets[2 + kStates];
-    offsets_of(layout, i, offsets);
+    offsets_of(layout, start, i, offsets);
     state_t* states[kMaxStates] = {};
 #pragma unroll
     for (int k = 0; k < kStates; ++k) {

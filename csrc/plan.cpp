@@ -67,10 +67,11 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
   return values;
 }
 
-OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
-                             const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
-                             bool steps_are_state)
+OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
+                             at::Tensor clock, const std::vector<GroupSpec>& groups,
+                             std::vector<TensorSpec> tensors, bool steps_are_state)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
+      on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       steps_are_state_(steps_are_state) {
   for (const GroupSpec& group : groups) add_group(group);
@@ -86,7 +87,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
   grads_.resize(tensors_.size());
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
-  large_ = clock_.is_cpu() && numel > kLarge;
+  large_ = !on_gpu_ && numel > kLarge;
   plan_ = {tensors_.data(),
            groups_.data(),
            layouts_.data(),
@@ -94,8 +95,9 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, at::Tensor clock,
            {step_table_.data(), value_table_.data()},
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
-           clock_.mutable_data_ptr<int64_t>()};
-  if (clock_.is_cuda()) copy_to_device();
+           clock_.mutable_data_ptr<int64_t>(),
+           nullptr};
+  if (on_gpu_) copy_to_device();
 }
 
 void OptimizerPlan::add_group(const GroupSpec& spec) {
@@ -151,17 +153,19 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   Entry entry;
   const Dtype dtype = dtype_of(spec.param);
   entry.dtypes = {dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])};
+  const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;
+  watched.contiguous = spec.param.is_contiguous() && grad.is_contiguous();
   for (size_t k = 0; k < spec.states.size(); ++k) {
     watched.states[k] = spec.states[k].unsafeGetTensorImpl();
+    watched.contiguous = watched.contiguous && spec.states[k].is_contiguous();
     tensor.states[k] = data_of(watched.states[k]);
+    entry.state_strides.push_back(strides_of(spec.states[k]));
   }
   if (spec.steps.defined()) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();
     if (steps_are_state_) watched.steps = spec.steps.unsafeGetTensorImpl();
   }
   if (spec.active) tensor.layout = add_layout(spec);
-  const at::Tensor& grad = spec.grad.defined() ? spec.grad : spec.param;
-  watched.contiguous = spec.param.is_contiguous() && grad.is_contiguous();
   entry.param_strides = strides_of(spec.param);
   entry.grad_strides = strides_of(grad);
   spec.grad = at::Tensor();  // the gradient's lifetime is the user's
@@ -225,26 +229,27 @@ int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
 bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
   const Watched& watched = watched_[i];
   const Tensor& tensor = tensors_[i];
-  if (data_of(watched.param) != tensor.param) return false;
-  if (!(watched.contiguous
-            ? watched.param->is_contiguous()
-            : watched.param->strides() == c10::IntArrayRef(entries_[i].param_strides))) {
+  const Entry& entry = entries_[i];
+  const auto same_strides = [&](const at::TensorImpl* impl, const auto& strides) {
+    return watched.contiguous ? impl->is_contiguous()
+                              : impl->strides() == c10::IntArrayRef(strides);
+  };
+  if (data_of(watched.param) != tensor.param || !same_strides(watched.param, entry.param_strides)) {
     return false;
   }
   if (grad.defined()) {
     const at::TensorImpl* impl = grad.unsafeGetTensorImpl();
     if (!watched.active || impl->layout() != at::kStrided ||
         impl->dtype() != watched.param->dtype() || impl->device() != watched.param->device() ||
-        impl->sizes() != watched.param->sizes()) {
-      return false;
-    }
-    if (!(watched.contiguous ? impl->is_contiguous()
-                             : impl->strides() == c10::IntArrayRef(entries_[i].grad_strides))) {
+        impl->sizes() != watched.param->sizes() || !same_strides(impl, entry.grad_strides)) {
       return false;
     }
   }
   for (int32_t k = 0; k < tensor.num_states; ++k) {
-    if (data_of(watched.states[k]) != tensor.states[k]) return false;
+    if (data_of(watched.states[k]) != tensor.states[k] ||
+        !same_strides(watched.states[k], entry.state_strides[k])) {
+      return false;
+    }
   }
   return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
 }
@@ -292,7 +297,7 @@ void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
                         const std::optional<at::Tensor>& found_inf) {
   const float* scale = grad_scale.has_value() ? grad_scale->const_data_ptr<float>() : nullptr;
   const float* inf = found_inf.has_value() ? found_inf->const_data_ptr<float>() : nullptr;
-  if (clock_.is_cuda()) {
+  if (on_gpu_) {
     run_cuda(scale, inf);
   } else {
     // Any number but 0: two devices that overflowed add up to 2.
@@ -318,7 +323,7 @@ void OptimizerPlan::run_cpu(const float* grad_scale) {
 }
 
 void OptimizerPlan::show() {
-  if (!clock_.is_cuda()) {
+  if (!on_gpu_) {
     for (const Display& display : displays_) sgdr_fused::show(plan_, display, *plan_.clock);
     return;
   }
@@ -374,7 +379,9 @@ void OptimizerPlan::copy_to_device() {
       }
       launch.num_groups = groups;
       ++launch.num_tensors;
-      const int64_t count = (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk;
+      // At least one: the step of a tensor without elements counts too.
+      const int64_t count =
+          std::max<int64_t>(1, (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk);
       for (int64_t k = 0; entries_[i].spec.active && k < count; ++k) {
         chunks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
       }
@@ -390,6 +397,7 @@ void OptimizerPlan::copy_to_device() {
   const size_t displays = packed.add(displays_);
   const size_t chunk_table = packed.add(chunks);
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
+  const size_t counts = packed.add(std::vector<unsigned char>(tensors_.size()));
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
   unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
@@ -401,6 +409,7 @@ void OptimizerPlan::copy_to_device() {
                   reinterpret_cast<const double*>(base + value_table)};
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
   chunks_ = reinterpret_cast<const cuda::Chunk*>(base + chunk_table);
+  plan_.counts = reinterpret_cast<bool*>(base + counts);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
 

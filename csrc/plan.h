@@ -60,7 +60,8 @@ struct TensorSpec {
 // plan was made from is still what it was.
 class OptimizerPlan {
  public:
-  OptimizerPlan(const std::string& algorithm, at::Tensor clock,
+  // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
+  OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
                 const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
                 bool steps_are_state);
 
@@ -85,7 +86,7 @@ class OptimizerPlan {
     at::TensorImpl* states[kMaxStates];
     at::TensorImpl* steps;  // null: not counted, or where no user can reach it
     bool active;
-    bool contiguous;  // parameter and gradient, as nearly always; else their strides are compared
+    bool contiguous;  // every operand, as nearly always; else their strides are compared
   };
 
   // Keeps the watched tensors alive.
@@ -93,6 +94,7 @@ class OptimizerPlan {
     TensorSpec spec;
     c10::SmallVector<int64_t, 4> param_strides;
     c10::SmallVector<int64_t, 4> grad_strides;
+    std::vector<c10::SmallVector<int64_t, 4>> state_strides;
     DtypePair dtypes;
   };
 
@@ -106,6 +108,7 @@ class OptimizerPlan {
   void run_cuda(const float* grad_scale, const float* found_inf);
 
   int algorithm_;
+  bool on_gpu_;
   at::Tensor clock_;
   bool steps_are_state_;        // visible to the user, so watched, and its version bumped
   std::vector<Entry> entries_;  // in the order of tensors_

@@ -45,7 +45,7 @@ struct Layout {
 struct Tensor {
   void* param;
   void* states[kMaxStates];
-  double* steps;  // updates behind it; null where the algorithm does not ask
+  double* steps;  // updates behind it that count; null where the algorithm does not ask
   int64_t numel;
   int32_t num_states;
   int32_t group;
@@ -69,6 +69,7 @@ struct Plan {
   const Display* displays;
   int32_t num_displays;
   int64_t* clock;  // steps taken
+  bool* counts;    // on a GPU, per tensor: whether the step under way counts for it
 };
 
 SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,
@@ -92,15 +93,38 @@ SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clo
                                   plan.tables, clock);
 }
 
-// Offsets in elements of the i-th element of each operand, the last dimension running fastest.
+// Where the i-th element of a tensor lies in each dimension, the last one running fastest.
+SGDR_HOST_DEVICE void coordinates_of(const Layout& layout, int64_t i,
+                                     int64_t (&coordinates)[kMaxDims]) {
+#pragma unroll 1
+  for (int dim = layout.dims - 1; dim >= 0; --dim) {
+    coordinates[dim] = i % layout.sizes[dim];
+    i /= layout.sizes[dim];
+  }
+}
+
+// Offsets in elements, for each operand, of the element that comes `ahead` elements after the one
+// at `start`; 0 <= ahead <= 2^30. An addition with carries, so that no 64-bit numbers are divided
+// per element: that is slow on a GPU, and takes registers that the update itself needs.
 template <int kOperands>
-SGDR_HOST_DEVICE void offsets_of(const Layout& layout, int64_t i, int64_t (&offsets)[kOperands]) {
+SGDR_HOST_DEVICE void offsets_of(const Layout& layout, const int64_t (&start)[kMaxDims],
+                                 uint32_t ahead, int64_t (&offsets)[kOperands]) {
 #pragma unroll
   for (int operand = 0; operand < kOperands; ++operand) offsets[operand] = 0;
-#pragma unroll 1  // several divisions at once would take the device's registers
+#pragma unroll 1
   for (int dim = layout.dims - 1; dim >= 0; --dim) {
-    const int64_t index = i % layout.sizes[dim];
-    i /= layout.sizes[dim];
+    const int64_t size = layout.sizes[dim];
+    int64_t index = start[dim] + ahead;
+    if (index < size) {
+      ahead = 0;
+    } else if (ahead < size) {  // and start < size: at most one carry
+      index -= size;
+      ahead = 1;
+    } else {  // both sides of the division are below 2^31
+      const uint32_t sum = static_cast<uint32_t>(index);
+      ahead = sum / static_cast<uint32_t>(size);
+      index = sum % static_cast<uint32_t>(size);
+    }
 #pragma unroll
     for (int operand = 0; operand < kOperands; ++operand) {
       offsets[operand] += index * layout.strides[operand][dim];

@@ -4,11 +4,12 @@
 //   kName                    what its Python class calls it
 //   kMinStates, kMaxStates   how many state tensors a parameter may have
 //   Scalars, scalars()       what a step needs per parameter, computed once, in double
+//   counts()                 whether a step with these values is one that `steps` counts
 //   Rule<T, kStates>         the update of one element, in T: called with the parameter, its
 //                            gradient (unscaled) and its states
 // hypers[] are the values of this step (number, tensor or schedule), constants[] those that only a
 // new plan changes; the enums name the entries, in the order in which the Python class lists them.
-// steps counts the updates that the parameter has behind it.
+// steps is how many updates that count the parameter has behind it.
 #pragma once
 
 #include <cmath>
@@ -39,6 +40,9 @@ struct Sgd {
             constants[kNesterov] != 0.0,
             constants[kMaximize] != 0.0};
   }
+
+  // One without momentum leaves the buffer alone, so the next one may still be the first.
+  SGDR_HOST_DEVICE static bool counts(const double* hypers) { return hypers[kMomentum] != 0.0; }
 
   template <class T, int kStates>
   struct Rule {
@@ -100,6 +104,8 @@ struct Adam {
             constants[kEps],
             constants[kMaximize] != 0.0};
   }
+
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
 
   template <class T, int kStates>
   struct Rule {

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from . import _checkpoint, _checks, _plans
+from . import _backend, _checkpoint, _checks, _plans
 from ._clock import Clock
 from ._tracked import Changes, Group, State
 from .schedules import Schedule
@@ -66,6 +66,7 @@ class FusedOptimizer(Optimizer):
         self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
         self._membership: Any = None
         self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
+        self._conversions: list[tuple[Tensor, Tensor]] = []
         self._clocks: dict[torch.device, Clock] = {}
 
     # ---- what a subclass defines
@@ -211,7 +212,7 @@ class FusedOptimizer(Optimizer):
     @property
     def backend(self) -> str:
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
-        return _plans.backend_for(self._first_device())
+        return _backend.backend_for(self._first_device())
 
     def _first_device(self) -> torch.device:
         for group in self._param_groups:
@@ -291,6 +292,8 @@ class FusedOptimizer(Optimizer):
             _plans.set_numbers(self)
         for plan, group, hyper, tensor in self._host_reads:
             plan.set_number(group, hyper, float(tensor))
+        for converted, tensor in self._conversions:
+            converted.copy_(tensor.detach())
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for plan in self._plans:
             plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))

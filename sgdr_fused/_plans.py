@@ -45,9 +45,6 @@ class ParamSpec(NamedTuple):
     steps: Tensor | None  # 0-dim float64: updates behind it
 
 
-backend_for = _backend.backend_for
-
-
 # ---- checks
 
 
@@ -178,18 +175,19 @@ def rebuild(optimizer: FusedOptimizer) -> None:
                     new_states.append((param, state))
 
     optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
-    plans, host_reads = [], []
+    plans, host_reads, conversions = [], [], []
     for device, device_specs in specs.items():
-        plan, reads = _make_plan(optimizer, device, device_specs)
+        plan, reads, converted = _make_plan(optimizer, device, device_specs)
         if not plan.valid():  # which also collects the gradients
             raise RuntimeError(f"the gradients on {device} changed while the step was prepared")
         plans.append(plan)
         host_reads += [(plan, *read) for read in reads]
+        conversions += converted
 
     for param, state in new_states:
         dict.__setitem__(optimizer.state, param, state)
     optimizer._captured_plans += [plan for plan in optimizer._plans if plan.captured]
-    optimizer._plans, optimizer._host_reads = plans, host_reads
+    optimizer._plans, optimizer._host_reads, optimizer._conversions = plans, host_reads, conversions
     extension = _backend.load()
     optimizer._membership = _Unknown() if extension is None else extension.Membership(groups)
     optimizer._changes.plan = False
@@ -280,11 +278,14 @@ class _Unknown:
 
 def _make_plan(
     optimizer: FusedOptimizer, device: torch.device, specs: list[ParamSpec]
-) -> tuple[AnyPlan, list[tuple[int, int, Tensor]]]:
-    """The plan, and (group, hyper, tensor) for each tensor that the host reads at each step."""
+) -> tuple[AnyPlan, list[tuple[int, int, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """The plan, (group, hyper, tensor) for each tensor that the host reads at each step, and (copy, tensor) for each
+    on a GPU that the kernels cannot read: of another dtype, or on another GPU."""
     groups: list[tuple[list[tuple[Any, Tensor | None]], list[float]]] = []
     reads: list[tuple[int, int, Tensor]] = []
-    reference = backend_for(device) == "reference"
+    conversions: list[tuple[Tensor, Tensor]] = []
+    backend = _backend.backend_for(device)
+    reference = backend == "reference"
     for i, group in enumerate(optimizer.param_groups):
         hypers: list[tuple[Any, Tensor | None]] = []
         for k, hyper in enumerate(optimizer._hypers):
@@ -296,6 +297,9 @@ def _make_plan(
             elif isinstance(value, Tensor):
                 if value.device == device and value.dtype in (torch.float32, torch.float64) and not reference:
                     hypers.append((value, None))
+                elif backend == "cuda" and value.is_cuda:
+                    conversions.append((value.detach().to(device, torch.float64), value))
+                    hypers.append((conversions[-1][0], None))
                 else:
                     reads.append((i, k, value))
                     hypers.append((float(value), None))
@@ -304,9 +308,10 @@ def _make_plan(
         groups.append((hypers, [float(group[key]) for key in optimizer._constants]))
     clock = optimizer._clock_on(device)
     if reference:
-        return ReferencePlan(optimizer, clock, groups, specs), reads
-    plan = _backend.load().Plan(optimizer._algorithm, clock, groups, specs, optimizer._has_step)  # type: ignore[union-attr]
-    return plan, reads
+        return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
+    extension: Any = _backend.load()
+    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step)
+    return plan, reads, conversions
 
 
 def set_numbers(optimizer: FusedOptimizer) -> None:

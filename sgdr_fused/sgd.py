@@ -124,7 +124,6 @@ class FusedSGD(FusedOptimizer):
             weight_decay=weight_decay,
             **{key: group[key] for key in self._constants},
         )
-        if spec.steps is not None:
+        if spec.steps is not None and "momentum_buffer" in state:
             spec.steps.add_(1)
-            if "momentum_buffer" in state:
-                spec.states[0].copy_(state["momentum_buffer"])
+            spec.states[0].copy_(state["momentum_buffer"])

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import emulation
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ from sgdr_fused.schedules import CosineWarmRestarts, Schedule, Triangular
 
 # ------------------------------------------------------------------------------------ where to run
 
-DEVICE = torch.device(os.environ.get("SGDR_FUSED_TEST_DEVICE", "cpu"))
+RUN_ON = os.environ.get("SGDR_FUSED_TEST_DEVICE", "cpu")
+EMULATED = RUN_ON == emulation.BACKEND
+DEVICE = torch.device("cpu" if EMULATED else RUN_ON)
 
 
 def on_pretend_gpu() -> bool:
@@ -38,6 +41,8 @@ PRETEND = on_pretend_gpu()
 
 def expected_backend() -> str:
     """What `opt.backend` has to be. Who asks for device cuda gets no reference by accident."""
+    if EMULATED:
+        return emulation.BACKEND
     if os.environ.get("SGDR_FUSED_BACKEND") == "reference":
         return "reference"
     return "cpu" if DEVICE.type == "cpu" and _backend.load() else ("reference" if DEVICE.type == "cpu" else "cuda")

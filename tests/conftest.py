@@ -1,7 +1,8 @@
 """Where the tests run.
 
 SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda: on a GPU, or on one that an emulator pretends, where
-`pretend_gpu` can be imported. SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
+`pretend_gpu` can be imported; or emulated_cuda: the CUDA kernels on the CPU, see emulation/.
+SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cases
+import emulation
 import pytest
 import torch
 
+if cases.EMULATED:
+    emulation.install()
 if cases.PRETEND:
     import pretend_gpu
 
-    pretend_gpu.cpu_fallback()
+    # With these it can train a convolutional network, where cuDNN, which has no such stand-in, is switched off.
+    layers = ("native_batch_norm", "avg_pool2d", "_slow_conv2d_forward")
+    pretend_gpu.cpu_fallback(
+        extra=[*layers, "native_batch_norm_backward", "avg_pool2d_backward", "_slow_conv2d_backward"]
+    )
 elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
 

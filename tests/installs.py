@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What is built and how does not depend on the device that the tests run on, and an emulated GPU is no place to compile.
 on_cpu_only = pytest.mark.skipif(
-    os.environ.get("SGDR_FUSED_TEST_DEVICE") == "cuda", reason="about builds, not about a device: runs with device cpu"
+    os.environ.get("SGDR_FUSED_TEST_DEVICE", "cpu") != "cpu",
+    reason="about builds, not about a device: runs with device cpu",
 )
 needs_compiler = pytest.mark.skipif(shutil.which(_build.compiler()[0]) is None, reason="no C++ compiler")
 

@@ -110,12 +110,16 @@ def test_every_group_has_its_own_options(name: str) -> None:
             assert_within(p, expected, STEPS * TIGHT * (1 + expected.abs()), "parameter")
 
 
+@pytest.mark.parametrize("grouped", ["in_one_group", "in_a_group_each"])
 @pytest.mark.parametrize("case", ids(TYPICAL))
-def test_dtypes_in_one_group_do_not_mix(case: Case) -> None:
+def test_dtypes_do_not_mix(case: Case, grouped: str) -> None:
     """The same bits as with an optimizer for each dtype; the clock advances once a step."""
-    together = [p for dtype in DTYPES for p in make_params((9, 1025), dtype)]
-    opt = case.fused(together, lr=SCHEDULES[0])
-    apart = [case.fused(make_params((9, 1025), dtype), lr=SCHEDULES[0]) for dtype in DTYPES]
+    in_one = grouped == "in_one_group"
+    rates = [SCHEDULES[0]] * len(DTYPES) if in_one else [0.1, 0.08, 0.06, 0.04]
+    groups = [{"params": make_params((9, 1025), dtype), "lr": lr} for dtype, lr in zip(DTYPES, rates, strict=True)]
+    together = [p for group in groups for p in group["params"]]
+    opt = case.fused(together, lr=rates[0]) if in_one else case.fused(groups)
+    apart = [case.fused(make_params((9, 1025), dtype), lr=lr) for dtype, lr in zip(DTYPES, rates, strict=True)]
     for t in range(STEPS):
         for each in apart:
             for i, p in enumerate(params_of(each)):

@@ -22,7 +22,7 @@ from cases import (
     train,
 )
 
-SIZES = (5, 33)
+SIZES = ((5, 5), 33)
 TIGHT = 1e-11  # of float64, over some ten steps
 
 
@@ -63,6 +63,11 @@ def _state_strided(opt: Any, p: Any) -> None:
     for key in [k for k in opt.state[p] if k != "step"]:
         state = opt.state[p][key]
         opt.state[p][key] = torch.stack([state, state * 2], 1)[:, 1]
+
+
+def _state_transposed(opt: Any, p: Any) -> None:
+    for key in [k for k in opt.state[p] if k != "step"]:
+        opt.state[p][key].data = opt.state[p][key].data.t()
 
 
 def _step_moved(opt: Any, p: Any) -> None:
@@ -144,7 +149,7 @@ def _group_replaced(opt: Any, p: Any) -> None:
 
 
 REPLACEMENTS = [
-    _strided_data, _strided_gradient, _state_moved, _state_strided, _step_moved, _step_written,
+    _strided_data, _strided_gradient, _state_moved, _state_strided, _state_transposed, _step_moved, _step_written,
     _new_data, _data_written, _new_gradient, _new_state, _state_written, _state_updated, _new_mapping, _later_step,
     _state_cleared, _state_popped, _all_state_cleared, _state_deleted, _group_option, _group_direction,
     _group_updated,
@@ -209,7 +214,7 @@ def test_one_state_deleted(key: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["number", "tensor"])
-@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_momentum", "sgd_nesterov")))
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_momentum", "sgd_dampening", "sgd_nesterov")))
 def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
     """The buffer waits, as in torch; one that never was is made when momentum is."""
     for values in ([0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]):

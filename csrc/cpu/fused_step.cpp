@@ -16,6 +16,9 @@ constexpr int64_t kUnit = 64;
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
 
+// Elements of a strided tensor that are counted from one start; update_strided counts in 32 bits.
+constexpr int64_t kRun = 16384;
+
 // Elements [begin, end) of one tensor; `scalars` is its algorithm's.
 template <class Scalars>
 struct Piece {
@@ -33,8 +36,13 @@ SGDR_HOST_DEVICE void update_piece(const Piece<typename Algorithm::Scalars>& pie
   const opmath_t<param_t> grad_scale = piece.grad_scale;
   const Tensor& tensor = *piece.tensor;
   if (piece.layout != nullptr) {
-    update_strided<kStates, decltype(rule), param_t, state_t>(
-        rule, kUnscale, grad_scale, tensor, *piece.layout, piece.grad, piece.begin, piece.end, 1);
+    for (int64_t begin = piece.begin; begin < piece.end; begin += kRun) {
+      int64_t start[kMaxDims];
+      coordinates_of(*piece.layout, begin, start);
+      const auto count = static_cast<uint32_t>(std::min(kRun, piece.end - begin));
+      update_strided<kStates, decltype(rule), param_t, state_t>(
+          rule, kUnscale, grad_scale, tensor, *piece.layout, piece.grad, start, 0, count, 1);
+    }
     return;
   }
   param_t* params = static_cast<param_t*>(tensor.param);
@@ -193,7 +201,9 @@ void update_all(const Step& step, ParallelFor parallel_for) {
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-    if (tensor.steps != nullptr) *tensor.steps = steps + 1.0;
+    if (tensor.steps != nullptr && Algorithm::counts(hypers[tensor.group].data())) {
+      *tensor.steps = steps + 1.0;
+    }
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
     if (tensor.group != last_group || steps != last_steps) {

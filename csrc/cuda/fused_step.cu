@@ -9,8 +9,11 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kVectorBytes = 16;
-// Half of the 2,048 threads that a multiprocessor holds: at most 64 registers a thread.
-constexpr int kBlocksPerMultiprocessor = 4;
+// At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
+// registers each; three have 80. A number in double takes two, and Adam has too many of them.
+template <class Algorithm, class param_t>
+constexpr int kBlocksPerMultiprocessor =
+    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates > 16 ? 3 : 4;
 
 // What a launch gets by value; `payload` behind it holds the numbers of its groups and then one
 // gradient pointer per tensor.
@@ -38,126 +41,144 @@ struct Arguments {
 };
 static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <= 4096);
 
-// kVectorBytes of parameters, and as many of the other operands as belong to them.
-template <class scalar_t, int kCount>
+// As many elements as one 128-bit access moves.
+template <class scalar_t>
 struct alignas(kVectorBytes) Vector {
+  static constexpr int kCount = kVectorBytes / sizeof(scalar_t);
   scalar_t elements[kCount];
 
   __device__ static Vector load(const scalar_t* from) {
     Vector vector;
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) words(vector)[i] = reinterpret_cast<const int4*>(from)[i];
+    *reinterpret_cast<int4*>(vector.elements) = *reinterpret_cast<const int4*>(from);
     return vector;
   }
   __device__ void store(scalar_t* to) const {
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      reinterpret_cast<int4*>(to)[i] = reinterpret_cast<const int4*>(elements)[i];
-    }
+    *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(elements);
   }
-
- private:
-  static constexpr int kWords = sizeof(scalar_t) * kCount / kVectorBytes;
-  __device__ static int4* words(Vector& vector) { return reinterpret_cast<int4*>(vector.elements); }
 };
 
-__device__ bool aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
+// Every operand is in global memory, which the compiler cannot know of a pointer that it loads.
+template <class T>
+__device__ T* global(void* pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return static_cast<T*>(pointer);
 }
 
-// Elements [begin, end) of a tensor whose operands are dense. The body is 128-bit accesses; the
-// tail, and all of a chunk with an unaligned operand, goes element by element.
+// Where this thread's next element lies in each operand.
+template <int kStates, class param_t, class state_t>
+struct Pointers {
+  param_t* param;
+  param_t* grad;
+  state_t* states[kMaxStates] = {};
+
+  __device__ Pointers(const Tensor& tensor, void* grad, int64_t element)
+      : param(global<param_t>(tensor.param) + element), grad(global<param_t>(grad) + element) {
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(tensor.states[k]) + element;
+  }
+  __device__ void advance(int elements) {
+    param += elements;
+    grad += elements;
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) states[k] += elements;
+  }
+  __device__ bool aligned() const {
+    uintptr_t all = reinterpret_cast<uintptr_t>(param) | reinterpret_cast<uintptr_t>(grad);
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) all |= reinterpret_cast<uintptr_t>(states[k]);
+    return all % kVectorBytes == 0;
+  }
+};
+
+// `count` elements, from `begin` on, of a tensor whose operands are dense. The body is 128-bit
+// accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
+// pointers move along, because others to start from again would take twice the registers.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
-                             const Tensor& tensor, void* grad, int64_t begin, int64_t end) {
-  constexpr int kCount = kVectorBytes / sizeof(param_t);
-  param_t* params = static_cast<param_t*>(tensor.param) + begin;
-  param_t* grads = static_cast<param_t*>(grad) + begin;
-  state_t* states[kMaxStates] = {};
-  bool vectorized = aligned(params) && aligned(grads);
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) {
-    states[k] = static_cast<state_t*>(tensor.states[k]) + begin;
-    vectorized = vectorized && aligned(states[k]);
-  }
-  const int count = static_cast<int>(end - begin);  // at most kChunk
-  const int body = vectorized ? count / kCount * kCount : 0;
+                             const Tensor& tensor, void* grad, int64_t begin, int count) {
+  using Params = Vector<param_t>;
+  using States = Vector<state_t>;
+  constexpr int kCount = Params::kCount;
+  static_assert(kCount % States::kCount == 0);
+  Pointers<kStates, param_t, state_t> at(tensor, grad, begin);
+  const int tail = at.aligned() ? count % kCount : count;
 
+  at.advance(threadIdx.x * kCount);
+  int left = count - tail - static_cast<int>(threadIdx.x) * kCount;  // from there to the tail
   // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the
   // registers.
 #pragma unroll 1
-  for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
-    using Params = Vector<param_t, kCount>;
-    using States = Vector<state_t, kCount>;
-    Params p = Params::load(params + i);
-    Params g = Params::load(grads + i);
-    States s[kStates > 0 ? kStates : 1];
+  for (; left > 0; left -= kThreads * kCount) {
+    Params p = Params::load(at.param);
+    Params g = Params::load(at.grad);
+    // States of a wider type come in as many parts: at once they would take too many registers.
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) s[k] = States::load(states[k] + i);
+    for (int part = 0; part < kCount; part += States::kCount) {
+      States s[kStates > 0 ? kStates : 1];
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      state_t* element_states[kMaxStates] = {};
+      for (int k = 0; k < kStates; ++k) s[k] = States::load(at.states[k] + part);
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
-      update_element<kStates>(rule, unscale, grad_scale, p.elements[j], g.elements[j],
-                              element_states);
+      for (int j = 0; j < States::kCount; ++j) {
+        state_t* element_states[kMaxStates] = {};
+#pragma unroll
+        for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
+        update_element<kStates>(rule, unscale, grad_scale, p.elements[part + j],
+                                g.elements[part + j], element_states);
+      }
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) s[k].store(at.states[k] + part);
     }
-    p.store(params + i);
-    if (unscale) g.store(grads + i);
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) s[k].store(states[k] + i);
+    p.store(at.param);
+    if (unscale) g.store(at.grad);
+    at.advance(kThreads * kCount);
   }
+
+  at.advance(left + static_cast<int>(threadIdx.x));
 #pragma unroll 1
-  for (int i = body + threadIdx.x; i < count; i += kThreads) {
-    state_t* element_states[kMaxStates] = {};
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) element_states[k] = states[k] + i;
-    update_element<kStates>(rule, unscale, grad_scale, params[i], grads[i], element_states);
+  for (int i = threadIdx.x; i < tail; i += kThreads) {
+    update_element<kStates>(rule, unscale, grad_scale, *at.param, *at.grad, at.states);
+    at.advance(kThreads);
   }
 }
 
+// What a block works on. In shared memory, because registers are scarce.
+struct Work {
+  Tensor tensor;
+  void* grad;
+  double hypers[kMaxHypers];
+  int64_t begin;  // first element of the chunk
+  int count;
+  int64_t start[kMaxDims];  // its coordinates, where there is a layout
+};
+
 template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
-__device__ void update_chunk(const typename Algorithm::Scalars& scalars, const Header& header,
-                             const Tensor& tensor, void* grad, int64_t begin, int64_t end) {
+__device__ void update_chunk(const typename Algorithm::Scalars& scalars, const Work& work,
+                             const Header& header) {
   using T = opmath_t<param_t>;
   if constexpr (kStates > Algorithm::kMinStates) {
-    if (tensor.num_states < kStates) {
-      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, header, tensor, grad,
-                                                                    begin, end);
+    if (work.tensor.num_states < kStates) {
+      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, work, header);
     }
   }
   const typename Algorithm::template Rule<T, kStates> rule(scalars);
   const bool unscale = header.grad_scale != nullptr;
   const T grad_scale = unscale ? static_cast<T>(*header.grad_scale) : T(1);
-  if (tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, tensor, grad,
-                                                            begin, end);
+  if (work.tensor.layout < 0) {
+    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, work.tensor,
+                                                            work.grad, work.begin, work.count);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
-        rule, unscale, grad_scale, tensor, header.plan.layouts[tensor.layout], grad,
-        begin + threadIdx.x, end, kThreads);
+        rule, unscale, grad_scale, work.tensor, header.plan.layouts[work.tensor.layout], work.grad,
+        work.start, threadIdx.x, work.count, kThreads);
   }
-}
-
-template <class Algorithm>
-__device__ typename Algorithm::Scalars scalars_of(const Header& header, const double* numbers,
-                                                  const Tensor& tensor, int64_t clock) {
-  const Group& group = header.plan.groups[tensor.group];
-  double hypers[kMaxHypers];
-#pragma unroll
-  for (int k = 0; k < kMaxHypers; ++k) {
-    const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
-    hypers[k] = hyper_value(header.plan, group.hypers[k], number, clock);
-  }
-  const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-  return Algorithm::scalars(hypers, group.constants, steps);
 }
 
 // True in all threads of the block that finishes last, when every other block of the launch has
-// read what that one is about to advance.
+// read what that one is about to advance: clock and counts of updates. Thread 0 need not wait for
+// the others of its block before it takes the ticket, because whatever of this they read, they read
+// before a barrier that thread 0 has passed.
 __device__ bool is_last_block(uint32_t* ticket) {
   __shared__ bool last;
-  __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
     last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;  // back to 0 by itself
@@ -168,9 +189,10 @@ __device__ bool is_last_block(uint32_t* ticket) {
 }
 
 template <class Algorithm, class param_t, class state_t, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
     fused_step_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
+  __shared__ Work work;
   __shared__ int64_t clock;
   const Header& header = arguments.header;
   const Plan& plan = header.plan;
@@ -187,18 +209,37 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     const Tensor& tensor = plan.tensors[chunk.tensor];
     void* grad = grads[chunk.tensor - header.first_tensor];
     if (grad != nullptr) {
-      if (threadIdx.x == 0) scalars = scalars_of<Algorithm>(header, numbers, tensor, clock);
+      const Group& group = plan.groups[tensor.group];
+      // A thread each: side by side, and the schedules' long code stands in the kernel once.
+      if (threadIdx.x < kMaxHypers) {
+        const int k = threadIdx.x;
+        const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
+        work.hypers[k] = hyper_value(plan, group.hypers[k], number, *plan.clock);
+      }
       __syncthreads();
-      const int64_t begin = static_cast<int64_t>(chunk.index) * kChunk;
-      const int64_t end = tensor.numel < begin + kChunk ? tensor.numel : begin + kChunk;
-      update_chunk<Algorithm, param_t, state_t>(scalars, header, tensor, grad, begin, end);
+      if (threadIdx.x == 0) {
+        const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
+        work.tensor = tensor;
+        work.grad = grad;
+        scalars = Algorithm::scalars(work.hypers, group.constants, steps);
+        if (chunk.index == 0) plan.counts[chunk.tensor] = Algorithm::counts(work.hypers);
+        work.begin = static_cast<int64_t>(chunk.index) * kChunk;
+        const int64_t rest = tensor.numel - work.begin;
+        work.count = static_cast<int>(rest < kChunk ? rest : kChunk);
+        if (tensor.layout >= 0) {
+          coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
+        }
+      }
+      __syncthreads();
+      update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
     }
   }
 
   if (!is_last_block(header.ticket)) return;
   for (int i = threadIdx.x; i < header.num_tensors; i += kThreads) {
-    double* steps = plan.tensors[header.first_tensor + i].steps;
-    if (grads[i] != nullptr && steps != nullptr) *steps += 1.0;
+    const int tensor = header.first_tensor + i;
+    double* steps = plan.tensors[tensor].steps;
+    if (grads[i] != nullptr && steps != nullptr && plan.counts[tensor]) *steps += 1.0;
   }
   if (header.advances_clock) {
     const int64_t next = clock + 1;

@@ -1,0 +1,2 @@
+// The project's kernels and their launcher, as they are, for a host compiler.
+#include "cuda/fused_step.cu"

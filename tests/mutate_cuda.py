@@ -1,0 +1,159 @@
+"""Breaks the CUDA sources on purpose, one place at a time, and checks that the tests notice each time.
+
+    python tests/mutate_cuda.py [--gpu-runner COMMAND] [NAME ...]
+
+A mutation is caught if the sources still compile and an assertion fails, on values or on counts; a test that ends in
+any other error does not count. Most run on the emulated kernels. Some only show where accesses are ordered as loosely
+as a GPU's: for them, --gpu-runner is a command that runs a program on a pretend GPU which tracks races.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNEL = "csrc/cuda/fused_step.cu"
+TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "checkpoint")
+RACE_TESTS = ("groups",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    name: str
+    old: str
+    new: str
+    path: str = KERNEL
+    is_race: bool = False
+
+
+MUTATIONS = (
+    Mutation("tail: the last element is left out", "? count % kCount : count;", "? count % kCount - 1 : count - 1;"),
+    Mutation("tail: begins one element late", "at.advance(left + static_cast", "at.advance(1 + left + static_cast"),
+    Mutation("body: threads leave gaps", "left -= kThreads * kCount)", "left -= 2 * kThreads * kCount)"),
+    Mutation("body: the pointers stay behind", "    at.advance(kThreads * kCount);\n", ""),
+    Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);"),
+    Mutation("chunk: 32-bit index", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *"),
+    Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
+    Mutation("barrier: hyperparameters are read too early", "}\n      __syncthreads();\n      if", "}\n      if"),
+    Mutation("barrier: scalars are read too early", "}\n      __syncthreads();\n      update", "}\n      update"),
+    Mutation("barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;"),
+    Mutation("ticket: never back to 0", "atomicInc(ticket, gridDim.x - 1)", "atomicInc(ticket, 0xffffffffu)"),
+    Mutation("ticket: the first block takes itself for the last", "== gridDim.x - 1;  //", "== 0;  //"),
+    Mutation("fence: none around the ticket", "    __threadfence();\n", "", is_race=True),
+    Mutation("group: always the first", "plan.groups[tensor.group]", "plan.groups[0]"),
+    Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *"),
+    Mutation("states: swapped", "global<state_t>(tensor.states[k])", "global<state_t>(tensor.states[kStates - 1 - k])"),
+    Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
+    Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
+    Mutation("clock: advanced by each launch", "i + 1 == launches.size()", "true"),
+    Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
+    Mutation("counts: also without a gradient", "grads[i] != nullptr && steps != nullptr", "steps != nullptr"),
+    Mutation("skip: ignored", "*header.found_inf != 0.0f) return;", "*header.found_inf == -1.0f) return;"),
+    Mutation("unscaling: not written back", "if (unscale) g.store", "if (false) g.store"),
+    Mutation("strides: threads overlap", "work.count, kThreads)", "work.count, kThreads / 2)"),
+    Mutation("launcher: gradients of another launch", "step.grads + launch_range.first_tensor,", "step.grads,"),
+    Mutation("launcher: numbers of another launch", "step.numbers + launch_range.first_group *", "step.numbers + 0 *"),
+)
+
+
+def copy_checkout(target: Path) -> None:
+    target.mkdir()
+    for name in ("csrc", "sgdr_fused", "tests"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "_C.*.json", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, target)
+
+
+def run_tests(checkout: Path, mutation: Mutation | None, runner: str, report: Path) -> subprocess.CompletedProcess[str]:
+    is_race = mutation is not None and mutation.is_race
+    names = RACE_TESTS if is_race else TESTS
+    command = [sys.executable, "-m", "pytest", "-x", "-q", f"--junitxml={report}"]
+    command += [f"tests/test_{name}.py" for name in names]
+    device = {"SGDR_FUSED_TEST_DEVICE": "cuda" if is_race else "emulated_cuda"}
+    if is_race:
+        command = [*runner.split(), *command]
+        device |= {"PTXRUN_TRACK": "1", "PTXRUN_ORDER": "7", "PTXRUN_RESIDENT": "3"}
+    report.unlink(missing_ok=True)
+    environment = {**os.environ, **device}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def failed_assertion(report: Path) -> tuple[str, str] | None:
+    """The test and the assertion that failed first; None where something else went wrong, or nothing."""
+    if not report.is_file():
+        return None
+    for case in ElementTree.parse(report).iter("testcase"):
+        for failure in [*case.findall("failure"), *case.findall("error")]:
+            message = failure.get("message", "")
+            if re.match(
+                r"AssertionError|assert |failed on teardown with \"AssertionError|failed on teardown with \"assert ",
+                message,
+            ):
+                return f"{case.get('classname')}::{case.get('name')}", message.splitlines()[0][:80]
+    return None
+
+
+def prepare_for_races(checkout: Path) -> None:
+    """The CUDA extension, in place, so that a mutation compiles one file."""
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    environment = {**os.environ, "FORCE_CUDA": "1"}
+    subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--gpu-runner", default="", help="a command that runs a program on a pretend GPU")
+    parser.add_argument("names", nargs="*", help="mutations whose names contain one of these; default: all")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not arguments.names or any(name in m.name for name in arguments.names)]
+    left_out = [m for m in chosen if m.is_race and not arguments.gpu_runner]
+    runner = arguments.gpu_runner
+    chosen = [m for m in chosen if m not in left_out]
+
+    survived = []
+    with tempfile.TemporaryDirectory() as scratch:
+        checkout, report = Path(scratch, "checkout"), Path(scratch, "report.xml")
+        copy_checkout(checkout)
+        whole = run_tests(checkout, None, runner, report)
+        if whole.returncode != 0:
+            print(f"the tests fail without a mutation:\n{whole.stdout}\n{whole.stderr}")
+            return 1
+        for mutation in chosen:
+            path = checkout / mutation.path
+            text = path.read_text()
+            if mutation.old not in text:
+                print(f"{mutation.name}: {mutation.path} no longer contains {mutation.old!r}")
+                return 1
+            start = time.monotonic()
+            path.write_text(text.replace(mutation.old, mutation.new))
+            try:
+                if mutation.is_race:
+                    prepare_for_races(checkout)
+                done = run_tests(checkout, mutation, runner, report)
+            finally:
+                path.write_text(text)
+            caught = failed_assertion(report) if done.returncode == 1 else None
+            if caught is None:
+                survived.append(mutation)
+            by = (
+                f"{caught[0]}: {caught[1]}" if caught else f"NOT CAUGHT (exit {done.returncode})\n{done.stdout[-2000:]}"
+            )
+            print(f"{mutation.name} ({time.monotonic() - start:.0f} s): {by}", flush=True)
+    for mutation in left_out:
+        print(f"{mutation.name}: not run, needs --gpu-runner")
+    print(f"{len(chosen) - len(survived)} of {len(chosen)} mutations caught")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
