@@ -74,7 +74,8 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       steps_are_state_(steps_are_state) {
-  for (const GroupSpec& group : groups) add_group(group);
+  AddedSchedules added;
+  for (const GroupSpec& group : groups) add_group(group, added);
   // A launch takes tensors of one pair of dtypes that follow one another.
   std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
     const auto key = [](const TensorSpec& spec) {
@@ -100,7 +101,24 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (on_gpu_) copy_to_device();
 }
 
-void OptimizerPlan::add_group(const GroupSpec& spec) {
+// One copy of a schedule that serves many groups: its table may be long.
+int64_t OptimizerPlan::add_schedule(const CompiledSchedule& schedule, AddedSchedules& added) {
+  const auto [entry, is_new] = added.try_emplace(&schedule, static_cast<int64_t>(segments_.size()));
+  if (is_new) {
+    for (Segment segment : schedule.segments()) {
+      segment.table += static_cast<int64_t>(
+          segment.kind == ScheduleKind::kTable ? value_table_.size() : step_table_.size());
+      segments_.push_back(segment);
+    }
+    step_table_.insert(step_table_.end(), schedule.step_table().begin(),
+                       schedule.step_table().end());
+    value_table_.insert(value_table_.end(), schedule.value_table().begin(),
+                        schedule.value_table().end());
+  }
+  return entry->second;
+}
+
+void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   TORCH_CHECK(spec.hypers.size() <= kMaxHypers && spec.constants.size() <= kMaxConstants,
               "sgdr_fused: a group has at most ", kMaxHypers, " hyperparameters and ",
               kMaxConstants, " constants");
@@ -111,16 +129,7 @@ void OptimizerPlan::add_group(const GroupSpec& spec) {
     Hyper& hyper = group.hypers[k];
     if (from.schedule != nullptr) {
       hyper = {Source::kSchedule, static_cast<int32_t>(from.schedule->segments().size()),
-               static_cast<int64_t>(segments_.size()), nullptr};
-      for (Segment segment : from.schedule->segments()) {
-        segment.table += static_cast<int64_t>(
-            segment.kind == ScheduleKind::kTable ? value_table_.size() : step_table_.size());
-        segments_.push_back(segment);
-      }
-      step_table_.insert(step_table_.end(), from.schedule->step_table().begin(),
-                         from.schedule->step_table().end());
-      value_table_.insert(value_table_.end(), from.schedule->value_table().begin(),
-                          from.schedule->value_table().end());
+               add_schedule(*from.schedule, added), nullptr};
       if (from.display.defined()) {
         displays_.push_back({from.display.mutable_data_ptr<double>(),
                              static_cast<int32_t>(hyper.first_segment), hyper.num_segments});

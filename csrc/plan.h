@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -98,7 +99,10 @@ class OptimizerPlan {
     DtypePair dtypes;
   };
 
-  void add_group(const GroupSpec& group);
+  using AddedSchedules = std::map<const CompiledSchedule*, int64_t>;  // to the first segment
+
+  int64_t add_schedule(const CompiledSchedule& schedule, AddedSchedules& added);
+  void add_group(const GroupSpec& group, AddedSchedules& added);
   void add_tensor(TensorSpec spec);
   int32_t add_layout(const TensorSpec& spec);
   bool same(size_t i, const at::Tensor& grad) const;

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, PRETEND, assert_within, bits, make_params, params_of, rate, set_gradients, train
+from cases import (
+    DEVICE,
+    PRETEND,
+    assert_within,
+    bits,
+    gradient,
+    make_params,
+    params_of,
+    rate,
+    set_gradients,
+    snapshot,
+    train,
+)
 from schedule_cases import FAR, SCHEDULES, Row, every_row, every_schedule
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
@@ -156,6 +168,27 @@ def test_momentum_against_the_rate_over_a_whole_cycle(
         opt.step()
     for p, q in zip(params, expected, strict=True):
         assert_within(p, q, 1e-9 * (1 + q.abs()), "parameter")
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="captures CUDA graphs")
+@pytest.mark.parametrize(("pair", "make"), CYCLES)
+@pytest.mark.parametrize(("fused", "kind", "options"), KINDS)
+def test_replays_walk_through_the_cycle(fused: Any, kind: Any, options: Any, pair: Any, make: Any) -> None:
+    """To its end and past it, bit for bit as eager steps do."""
+    lr, momentum = pair
+    moved = {"momentum": momentum} if kind is torch.optim.SGD else {"betas": (momentum, 0.999)}
+    eager, replayed = (fused(make_params((5, 33)), **{**options, "lr": lr, **moved}) for _ in range(2))
+    train(eager, [0])
+    train(replayed, [0])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed.step()
+    for t in range(1, TOTAL + 3):
+        train(eager, [t])
+        for i, p in enumerate(params_of(replayed)):
+            p.grad.copy_(gradient(p, t, i))
+        graph.replay()
+        assert snapshot(replayed) == snapshot(eager), f"step {t}"
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ def from_torch(
         groups = zip(torch_optimizer.param_groups, schedules)
         optimizer = FusedSGD([{"params": group["params"], "lr": schedule} for group, schedule in groups])
 
-    What a scheduler has become counts, not how it was made: steps that were set, rates that were changed
-    by hand or loaded are as they are.
+    (A scheduler that is stepped once per epoch becomes a Schedule that counts epochs.) What the scheduler has
+    become counts, not how it was made: steps that were set, rates that were changed by hand or loaded are as
+    they are.
 
     ``LambdaLR``, ``MultiplicativeLR``, a ``CyclicLR`` with a ``scale_fn`` and combinations that contain them
     or chain anything but factors have no closed form. A copy of such a scheduler is stepped here and now, and
