@@ -8,32 +8,40 @@ namespace {
 
 namespace py = pybind11;
 
-// (first_step, shift, scale, kind, mode, values, lengths, cycle_starts), as Python compiles it.
+// (kind, mode, values, lengths, table, first_step, shift, scale), as Segment in
+// sgdr_fused/schedules/_base.py.
 CompiledSchedule compile_schedule(const py::list& from) {
   std::vector<Segment> segments;
-  std::vector<int64_t> cycle_starts;
+  std::vector<int64_t> step_table;
+  std::vector<double> value_table;
   for (const py::handle item : from) {
     const py::tuple fields = py::reinterpret_borrow<py::tuple>(item);
     Segment segment = {};
-    segment.first_step = fields[0].cast<int64_t>();
-    segment.shift = fields[1].cast<int64_t>();
-    segment.scale = fields[2].cast<double>();
-    segment.kind = static_cast<ScheduleKind>(fields[3].cast<int32_t>());
-    segment.mode = fields[4].cast<int32_t>();
-    const auto values = fields[5].cast<std::vector<double>>();
-    const auto lengths = fields[6].cast<std::vector<int64_t>>();
-    const auto starts = fields[7].cast<std::vector<int64_t>>();
+    segment.kind = static_cast<ScheduleKind>(fields[0].cast<int32_t>());
+    segment.mode = fields[1].cast<int32_t>();
+    const auto values = fields[2].cast<std::vector<double>>();
+    const auto lengths = fields[3].cast<std::vector<int64_t>>();
+    segment.first_step = fields[5].cast<int64_t>();
+    segment.shift = fields[6].cast<int64_t>();
+    segment.scale = fields[7].cast<double>();
     TORCH_CHECK(
         values.size() <= std::size(segment.values) && lengths.size() <= std::size(segment.lengths),
         "sgdr_fused: a segment has at most 4 values and 2 lengths");
     std::copy(values.begin(), values.end(), segment.values);
     std::copy(lengths.begin(), lengths.end(), segment.lengths);
-    segment.table = static_cast<int64_t>(cycle_starts.size());
-    segment.cycles = starts.empty() ? 0 : static_cast<int64_t>(starts.size()) - 1;
-    cycle_starts.insert(cycle_starts.end(), starts.begin(), starts.end());
+    const auto append = [&segment](auto& to, const auto& entries) {
+      segment.table = static_cast<int64_t>(to.size());
+      segment.table_size = static_cast<int64_t>(entries.size());
+      to.insert(to.end(), entries.begin(), entries.end());
+    };
+    if (segment.kind == ScheduleKind::kTable) {
+      append(value_table, fields[4].cast<std::vector<double>>());
+    } else {
+      append(step_table, fields[4].cast<std::vector<int64_t>>());
+    }
     segments.push_back(segment);
   }
-  return CompiledSchedule(std::move(segments), std::move(cycle_starts));
+  return CompiledSchedule(std::move(segments), std::move(step_table), std::move(value_table));
 }
 
 at::Tensor tensor_or_undefined(const py::handle& from) {

@@ -57,7 +57,7 @@ C10_ALWAYS_INLINE void* data_of(const at::TensorImpl* tensor) {
 
 double CompiledSchedule::operator()(int64_t t) const {
   return schedule_value(segments_.data(), static_cast<int32_t>(segments_.size()),
-                        cycle_starts_.data(), t);
+                        {step_table_.data(), value_table_.data()}, t);
 }
 
 at::Tensor CompiledSchedule::values(int64_t n) const {
@@ -74,7 +74,8 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       steps_are_state_(steps_are_state) {
-  for (const GroupSpec& group : groups) add_group(group);
+  AddedSchedules added;
+  for (const GroupSpec& group : groups) add_group(group, added);
   // A launch takes tensors of one pair of dtypes that follow one another.
   std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
     const auto key = [](const TensorSpec& spec) {
@@ -92,7 +93,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            groups_.data(),
            layouts_.data(),
            segments_.data(),
-           cycle_starts_.data(),
+           {step_table_.data(), value_table_.data()},
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
            clock_.mutable_data_ptr<int64_t>(),
@@ -100,7 +101,24 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (on_gpu_) copy_to_device();
 }
 
-void OptimizerPlan::add_group(const GroupSpec& spec) {
+// One copy of a schedule that serves many groups: its table may be long.
+int64_t OptimizerPlan::add_schedule(const CompiledSchedule& schedule, AddedSchedules& added) {
+  const auto [entry, is_new] = added.try_emplace(&schedule, static_cast<int64_t>(segments_.size()));
+  if (is_new) {
+    for (Segment segment : schedule.segments()) {
+      segment.table += static_cast<int64_t>(
+          segment.kind == ScheduleKind::kTable ? value_table_.size() : step_table_.size());
+      segments_.push_back(segment);
+    }
+    step_table_.insert(step_table_.end(), schedule.step_table().begin(),
+                       schedule.step_table().end());
+    value_table_.insert(value_table_.end(), schedule.value_table().begin(),
+                        schedule.value_table().end());
+  }
+  return entry->second;
+}
+
+void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   TORCH_CHECK(spec.hypers.size() <= kMaxHypers && spec.constants.size() <= kMaxConstants,
               "sgdr_fused: a group has at most ", kMaxHypers, " hyperparameters and ",
               kMaxConstants, " constants");
@@ -111,13 +129,7 @@ void OptimizerPlan::add_group(const GroupSpec& spec) {
     Hyper& hyper = group.hypers[k];
     if (from.schedule != nullptr) {
       hyper = {Source::kSchedule, static_cast<int32_t>(from.schedule->segments().size()),
-               static_cast<int64_t>(segments_.size()), nullptr};
-      for (Segment segment : from.schedule->segments()) {
-        segment.table += static_cast<int64_t>(cycle_starts_.size());
-        segments_.push_back(segment);
-      }
-      cycle_starts_.insert(cycle_starts_.end(), from.schedule->cycle_starts().begin(),
-                           from.schedule->cycle_starts().end());
+               add_schedule(*from.schedule, added), nullptr};
       if (from.display.defined()) {
         displays_.push_back({from.display.mutable_data_ptr<double>(),
                              static_cast<int32_t>(hyper.first_segment), hyper.num_segments});
@@ -390,7 +402,8 @@ void OptimizerPlan::copy_to_device() {
   Packed packed;
   const size_t tensors = packed.add(tensors_), groups = packed.add(groups_);
   const size_t layouts = packed.add(layouts_), segments = packed.add(segments_);
-  const size_t cycle_starts = packed.add(cycle_starts_), displays = packed.add(displays_);
+  const size_t step_table = packed.add(step_table_), value_table = packed.add(value_table_);
+  const size_t displays = packed.add(displays_);
   const size_t chunk_table = packed.add(chunks);
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
   const size_t counts = packed.add(std::vector<unsigned char>(tensors_.size()));
@@ -401,7 +414,8 @@ void OptimizerPlan::copy_to_device() {
   plan_.groups = reinterpret_cast<const Group*>(base + groups);
   plan_.layouts = reinterpret_cast<const Layout*>(base + layouts);
   plan_.segments = reinterpret_cast<const Segment*>(base + segments);
-  plan_.cycle_starts = reinterpret_cast<const int64_t*>(base + cycle_starts);
+  plan_.tables = {reinterpret_cast<const int64_t*>(base + step_table),
+                  reinterpret_cast<const double*>(base + value_table)};
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
   chunks_ = reinterpret_cast<const cuda::Chunk*>(base + chunk_table);
   plan_.counts = reinterpret_cast<bool*>(base + counts);

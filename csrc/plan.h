@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,21 +12,26 @@
 
 namespace sgdr_fused {
 
-// A schedule on the host: its segments, and the cycle starts that they point into.
+// A schedule on the host: its segments, and the tables that they point into.
 class CompiledSchedule {
  public:
-  CompiledSchedule(std::vector<Segment> segments, std::vector<int64_t> cycle_starts)
-      : segments_(std::move(segments)), cycle_starts_(std::move(cycle_starts)) {}
+  CompiledSchedule(std::vector<Segment> segments, std::vector<int64_t> steps,
+                   std::vector<double> values)
+      : segments_(std::move(segments)),
+        step_table_(std::move(steps)),
+        value_table_(std::move(values)) {}
 
   double operator()(int64_t t) const;
   at::Tensor values(int64_t n) const;
 
   const std::vector<Segment>& segments() const { return segments_; }
-  const std::vector<int64_t>& cycle_starts() const { return cycle_starts_; }
+  const std::vector<int64_t>& step_table() const { return step_table_; }
+  const std::vector<double>& value_table() const { return value_table_; }
 
  private:
   std::vector<Segment> segments_;
-  std::vector<int64_t> cycle_starts_;
+  std::vector<int64_t> step_table_;
+  std::vector<double> value_table_;
 };
 
 // One of: a number, a tensor on the plan's device (float32 or float64), a schedule.
@@ -93,7 +99,10 @@ class OptimizerPlan {
     DtypePair dtypes;
   };
 
-  void add_group(const GroupSpec& group);
+  using AddedSchedules = std::map<const CompiledSchedule*, int64_t>;  // to the first segment
+
+  int64_t add_schedule(const CompiledSchedule& schedule, AddedSchedules& added);
+  void add_group(const GroupSpec& group, AddedSchedules& added);
   void add_tensor(TensorSpec spec);
   int32_t add_layout(const TensorSpec& spec);
   bool same(size_t i, const at::Tensor& grad) const;
@@ -121,7 +130,8 @@ class OptimizerPlan {
   std::vector<Group> groups_;
   std::vector<Layout> layouts_;
   std::vector<Segment> segments_;
-  std::vector<int64_t> cycle_starts_;
+  std::vector<int64_t> step_table_;
+  std::vector<double> value_table_;
   std::vector<Display> displays_;
   Plan plan_;  // points into the vectors above, or into device_memory_
 

@@ -65,7 +65,7 @@ struct Plan {
   const Group* groups;
   const Layout* layouts;
   const Segment* segments;
-  const int64_t* cycle_starts;
+  ScheduleTables tables;
   const Display* displays;
   int32_t num_displays;
   int64_t* clock;  // steps taken
@@ -82,15 +82,15 @@ SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double
     case Source::kFloat64Tensor:
       return *static_cast<const double*>(hyper.tensor);
     case Source::kSchedule:
-      return schedule_value(plan.segments + hyper.first_segment, hyper.num_segments,
-                            plan.cycle_starts, clock);
+      return schedule_value(plan.segments + hyper.first_segment, hyper.num_segments, plan.tables,
+                            clock);
   }
   return number;  // not reached
 }
 
 SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clock) {
   *display.value = schedule_value(plan.segments + display.first_segment, display.num_segments,
-                                  plan.cycle_starts, clock);
+                                  plan.tables, clock);
 }
 
 // Where the i-th element of a tensor lies in each dimension, the last one running fastest.

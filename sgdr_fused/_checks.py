@@ -52,6 +52,15 @@ def integer(name: str, value: Any, low: int) -> int:
     return number
 
 
+def integers(name: str, value: Any, low: int) -> tuple[int, ...]:
+    """A list of integers in [low, MAX_STEP]."""
+    if hasattr(value, "tolist"):  # a tensor or an array
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of integers, got {value!r}")
+    return tuple(integer(f"{name}[{i}]", item, low) for i, item in enumerate(value))
+
+
 def count(name: str, value: Any) -> int:
     """A whole number of steps, from an int, a float or a tensor with one element."""
     if isinstance(value, Tensor):

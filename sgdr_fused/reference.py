@@ -1,21 +1,18 @@
-"""The readable truth: each update and each schedule from the papers, in plain torch and Python.
+"""The readable truth: each update from the papers in plain torch, each schedule in plain Python.
 
 Tests hold the fast path to it, and it is what runs where no extension can be built. It shares no
-code with the fast path and imports nothing of the package.
+code with the fast path and imports nothing of the package but its own other half, the schedules.
 """
 
 from __future__ import annotations
 
-import bisect
 import functools
 import math
 
 import torch
 from torch import Tensor
 
-# After so many cycles of growing length, or at this step, the last cycle's length repeats.
-MAX_CYCLES = 65_536
-LAST_START = 2**62
+from .reference_schedules import *  # noqa: F403
 
 # ------------------------------------------------------------------------------------- updates
 #
@@ -179,156 +176,3 @@ def _interpolate(start: Tensor, end: Tensor, weight: float) -> Tensor:
     if weight < 0.5:
         return start + weight * (end - start)
     return end - (end - start) * (1 - weight)
-
-
-# ----------------------------------------------------------------------------------- schedules
-#
-# Functions of the step t = 0, 1, 2, ... (mini-batches), of any size: which cycle a step is in is
-# decided in integers.
-
-
-def constant(t: int, *, value: float) -> float:
-    """The rate at every step ``t``: ``value``, >= 0."""
-    return value
-
-
-@functools.lru_cache(maxsize=1024)
-def cycle_starts(T_0: int, T_mult: float) -> tuple[int, ...]:
-    """The steps at which the cycles start, and at the end of the tuple the one where the last ends.
-
-    Cycle i has ``T_0 * T_mult**i`` steps, where ``T_mult`` is exactly the number that the double
-    holds; the product is rounded once, to the nearest integer, ties to even. (Multiplying the
-    rounded length again would drift: from T_0 = 1, a T_mult of 1.01 would never grow.)
-
-    Args:
-        T_0: steps of cycle 0, >= 1.
-        T_mult: factor from cycle to cycle, >= 1 and finite.
-
-    Returns:
-        Ascending steps from 0: one per cycle and the end of the last. At most ``MAX_CYCLES`` cycles
-        are told apart, and the last one ends at ``LAST_START`` at the latest, cut short if need be.
-
-    Example:
-        >>> cycle_starts(10, 2)[:5]
-        (0, 10, 30, 70, 150)
-        >>> cycle_starts(3, 1.5)[:5]  # lengths 3, 4.5, 6.75, 10.125
-        (0, 3, 7, 14, 24)
-    """
-    # Fixed point, with bits to spare. A tie needs a product with a single fractional bit, so that
-    # T_mult**i has at most 63 of them: those are held exactly. What is cut off elsewhere adds up to
-    # less than MAX_CYCLES * LAST_START units of the last bit, 2**-178 of a step.
-    bits = 256
-    half = 1 << (bits - 1)
-    numerator, denominator = T_mult.as_integer_ratio()
-    starts = [0]
-    length = T_0 << bits
-    while len(starts) <= MAX_CYCLES and starts[-1] < LAST_START:
-        steps, rest = divmod(length + half, 2 * half)
-        if rest == 0 and steps % 2 == 1:
-            steps -= 1
-        starts.append(min(starts[-1] + steps, LAST_START))
-        length = length * numerator // denominator
-    return tuple(starts)
-
-
-def cosine_cycle(t: int, *, T_0: int, T_mult: float = 1) -> tuple[int, int, int]:
-    """The cycle that step ``t`` is in: its index, the position of ``t`` in it, its length."""
-    if T_mult == 1:
-        return t // T_0, t % T_0, T_0
-    starts = cycle_starts(T_0, T_mult)
-    if t < starts[-1]:
-        index = bisect.bisect_right(starts, t) - 1
-        return index, t - starts[index], starts[index + 1] - starts[index]
-    length = starts[-1] - starts[-2]
-    more, position = divmod(t - starts[-1], length)
-    return len(starts) - 1 + more, position, length
-
-
-def cosine_warm_restarts(
-    t: int,
-    *,
-    max_lr: float,
-    T_0: int,
-    T_mult: float = 1,
-    eta_min: float = 0.0,
-    max_decay: float = 1.0,
-    min_decay: float = 1.0,
-) -> float:
-    """Cosine annealing with warm restarts at step ``t``, with both ends scaled after every cycle.
-
-    ::
-
-        value = min_i + (max_i - min_i) / 2 * (1 + cos(pi * T_cur / T_i))
-        max_i = max_lr * max_decay**i,  min_i = eta_min * min_decay**i
-
-    in cycle i, of T_i steps, T_cur steps after its start. Exactly ``max_i`` at each restart;
-    ``min_i`` is approached and never reached, because T_cur < T_i.
-
-    Args:
-        t: step, an integer >= 0.
-        max_lr: rate at the start of cycle 0, >= 0.
-        T_0: steps of cycle 0, >= 1.
-        T_mult: growth of the cycles, >= 1; see ``cycle_starts`` for lengths that are not whole.
-        eta_min: rate that cycle 0 falls towards, in [0, max_lr].
-        max_decay: factor on ``max_lr`` after each cycle, in [0, 1].
-        min_decay: factor on ``eta_min`` after each cycle, in [0, 1].
-
-    Example:
-        >>> [round(cosine_warm_restarts(t, max_lr=1.0, T_0=2, T_mult=2), 3) for t in range(7)]
-        [1.0, 0.5, 1.0, 0.854, 0.5, 0.146, 1.0]
-
-    Source: Loshchilov & Hutter, "SGDR" (2017), equation 5; the factors are ours.
-    """
-    index, T_cur, T_i = cosine_cycle(t, T_0=T_0, T_mult=T_mult)
-    max_i = max_lr * max_decay**index
-    min_i = eta_min * min_decay**index
-    # (1 + cos(x)) / 2 = cos(x / 2)**2, as the sine of the complement: the sum cancels near the end
-    # of a cycle, where it leaves 5.7e-6 of T_i = 10**6; this does not.
-    to_max = math.sin(math.pi * ((T_i - T_cur) / (2 * T_i))) ** 2
-    to_min = math.sin(math.pi * (T_cur / (2 * T_i))) ** 2
-    return max_i * to_max + min_i * to_min
-
-
-def triangular(
-    t: int,
-    *,
-    base_lr: float,
-    max_lr: float,
-    step_size_up: int,
-    step_size_down: int | None = None,
-    mode: str = "triangular",
-    gamma: float = 1.0,
-) -> float:
-    """The triangular cyclical rate at step ``t``.
-
-    Up from ``base_lr`` in ``step_size_up`` steps and down again in ``step_size_down``::
-
-        value = base_lr + (max_lr - base_lr) * height * amplitude
-
-    ``height`` runs 0, 1/up, ..., 1, 1 - 1/down, ... Where both lengths are s, it is the paper's
-    ``max(0, 1 - x)`` with ``x = abs(t / s - 2 * c + 1)`` and ``c = floor(1 + t / (2 * s))``.
-    ``amplitude`` is 1, or ``1 / 2**cycle`` in mode "triangular2" (cycles from 0), or ``gamma**t``
-    in mode "exp_range".
-
-    Args:
-        t: step, an integer >= 0.
-        base_lr: rate at the start of each cycle, >= 0.
-        max_lr: rate at the peak of cycle 0, >= base_lr.
-        step_size_up: steps from base to peak, >= 1.
-        step_size_down: steps from peak to base, >= 1; as many as up where None.
-        mode: "triangular", "triangular2" or "exp_range".
-        gamma: factor on the amplitude per step in mode "exp_range", in (0, 1].
-
-    Example:
-        >>> [triangular(t, base_lr=0.0, max_lr=1.0, step_size_up=2) for t in range(6)]
-        [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
-
-    Source: Smith, "Cyclical learning rates for training neural networks" (2015), section 3.1.
-    """
-    up = step_size_up
-    down = up if step_size_down is None else step_size_down
-    cycle, position = divmod(t, up + down)
-    height = position / up if position <= up else (up + down - position) / down
-    amplitude = {"triangular": 1.0, "triangular2": 2.0**-cycle, "exp_range": gamma**t}[mode]
-    weight = amplitude * height
-    return base_lr * (1 - weight) + max_lr * weight

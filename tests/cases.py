@@ -6,7 +6,9 @@ A new optimizer is a row in the first table and its configurations in the second
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sgdr_fused import FusedAdam, FusedAdamW, FusedSGD, _backend, reference
-from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular
+from sgdr_fused.schedules import CosineWarmRestarts, Schedule, Triangular
 
 # ------------------------------------------------------------------------------------ where to run
 
@@ -175,16 +177,20 @@ def train(opt: Any, steps: Iterable[int]) -> None:
 # ------------------------------------------------------------------------------------------ oracle
 
 
+def reference_of(value: Any) -> Any:
+    """A schedule by reference.py: the function named like its class, with its fields; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(reference_of, value))
+    if not isinstance(value, Schedule):
+        return value
+    name = re.sub("([a-z])([A-Z])", r"\1_\2", type(value).__name__).lower()
+    fields = {field.name: reference_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return functools.partial(getattr(reference, name), **fields)
+
+
 def rate(schedule: Any, t: int) -> float:
     """The value at step t by reference.py's formula for it, or the number itself."""
-    if not isinstance(schedule, Schedule):
-        return float(schedule)
-    formula = {
-        Constant: reference.constant,
-        CosineWarmRestarts: reference.cosine_warm_restarts,
-        Triangular: reference.triangular,
-    }[type(schedule)]
-    return formula(t, **{f.name: getattr(schedule, f.name) for f in dataclasses.fields(schedule)})
+    return reference_of(schedule)(t) if isinstance(schedule, Schedule) else float(schedule)
 
 
 def as_double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,190 @@
+"""What all schedules have in common, and the plain data that C++ evaluates."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _backend, _checks, reference
+
+_kinds: dict[str, type[Schedule]] = {}
+
+
+class Kind(IntEnum):
+    """``ScheduleKind`` of csrc/schedules.h, which says what each makes of a segment's numbers."""
+
+    CONSTANT = 0
+    COSINE_WARM_RESTARTS = 1
+    TRIANGULAR = 2
+    RAMP = 3
+    POLYNOMIAL = 4
+    STEP = 5
+    INVERSE_TIME = 6
+    TABLE = 7
+
+
+class Segment(NamedTuple):
+    """A curve and the steps at which it holds: ``Segment`` of csrc/schedules.h."""
+
+    kind: Kind
+    mode: int = 0
+    values: Sequence[float] = ()
+    lengths: Sequence[int] = ()
+    table: Sequence[float] = ()  # of steps; for Kind.TABLE of values
+    first_step: int = 0
+    shift: int = 0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What all schedules have in common; not used by itself.
+
+    Schedules are validated on construction, immutable, hashable, comparable and picklable, and
+    ``eval(repr(s)) == s``.
+
+    ``2 * s`` is the schedule times a number, ``s1 * s2`` the product of two, ``s.shifted(n)`` the schedule
+    from its step ``n`` on.
+    """
+
+    __array_ufunc__: ClassVar[None] = None  # a number of NumPy's leaves the product to us
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):  # one that only others inherit from
+            _kinds[cls.__name__] = cls
+
+    def __call__(self, t: int) -> float:
+        """The value at step ``t`` >= 0."""
+        t = _checks.integer("t", t, 0)
+        return self._reference(t) if self._compiled is None else self._compiled(t)
+
+    def values(self, n: int) -> Tensor:
+        """The values at steps 0 to ``n - 1``: a float64 tensor of shape (n,) on the CPU."""
+        n = _checks.integer("n", n, 0)
+        if self._compiled is None:
+            return torch.tensor([*map(self._reference, range(n))], dtype=torch.float64)
+        return self._compiled.values(n)
+
+    def cycle(self, t: int) -> tuple[int, int, int | None]:
+        """``(index, position, length)`` of the cycle that step ``t`` is in, in steps.
+
+        A schedule without cycles is one cycle that never ends: ``(0, t, None)``.
+        """
+        return 0, _checks.integer("t", t, 0), None
+
+    def is_cycle_end(self, t: int) -> bool:
+        """Whether step ``t`` is the last of its cycle: another follows it."""
+        _, position, length = self.cycle(t)
+        return length is not None and position == length - 1
+
+    @property
+    def upper_bound(self) -> float:
+        """No value is larger, but for rounding."""
+        raise NotImplementedError
+
+    def shifted(self, steps: int) -> Schedule:
+        """The schedule from its step ``steps`` on: ``s.shifted(n)(t) == s(t + n)``."""
+        from ._compose import Shifted  # which imports us
+
+        return Shifted(self, steps)
+
+    def __mul__(self, other: Any) -> Any:
+        from ._compose import Product  # which imports us
+        from ._ramps import Constant
+
+        if isinstance(other, Schedule):
+            return Product((self, other))
+        if isinstance(other, Real) and not isinstance(other, bool):
+            return Product((Constant(_checks.rate("factor", other)), self))
+        return NotImplemented
+
+    __rmul__ = __mul__  # of a number: two Schedules meet in __mul__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as primitives: its kind and its fields."""
+        return {"kind": type(self).__name__, **{name: _to_primitive(value) for name, value in self._fields().items()}}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Schedule:
+        """The schedule that ``to_dict()`` wrote.
+
+        Raises:
+            ValueError: for an unknown kind, and for fields that the kind does not have.
+        """
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if not isinstance(kind, str) or kind not in _kinds:
+            raise ValueError(f"unknown schedule {data!r}: kind must be one of {sorted(_kinds)}")
+        fields = {name: _from_primitive(value) for name, value in data.items() if name != "kind"}
+        known = {field.name for field in dataclasses.fields(_kinds[kind])}
+        if not fields.keys() <= known:
+            raise ValueError(f"unknown fields {sorted(fields.keys() - known)} of schedule {data!r}")
+        try:
+            return _kinds[kind](**fields)
+        except TypeError as error:
+            raise ValueError(f"cannot make a schedule of {data!r}: {error}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self._fields().values())  # not the compiled form
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _set(self, **values: Any) -> None:
+        """Normalises fields during construction, the one time at which they may be written."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @functools.cached_property
+    def _reference(self) -> Callable[[int], float]:
+        """The function of reference.py that is named like the class, with our fields."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return functools.partial(
+            getattr(reference, name), **{key: _by_reference(value) for key, value in self._fields().items()}
+        )
+
+    def _curve(self) -> Segment:
+        """The one curve of a schedule that is not put together from others."""
+        raise NotImplementedError
+
+    def _segments(self) -> list[Segment]:
+        """In ascending order of first_step."""
+        return [self._curve()]
+
+    @property
+    def _compiled(self) -> Any:
+        """The C++ form, made once; None without an extension."""
+        compiled = self.__dict__.get("_cached")
+        if compiled is None:
+            extension = _backend.load()
+            if extension is not None:
+                compiled = extension.CompiledSchedule(self._segments())
+                self._set(_cached=compiled)
+        return compiled
+
+
+def _to_primitive(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return value.to_dict()
+    return [_to_primitive(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _from_primitive(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Schedule.from_dict(value)
+    return tuple(_from_primitive(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _by_reference(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return value._reference
+    return tuple(_by_reference(item) for item in value) if isinstance(value, tuple) else value
