@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+from torch.utils.hooks import RemovableHandle
 
 from . import _backend, _checkpoint, _checks, _plans
 from ._clock import Clock
+from ._cycle_ends import CycleEndHook, CycleEnds
 from ._tracked import Changes, Group, State
 from .schedules import Schedule
 
@@ -68,6 +70,7 @@ class FusedOptimizer(Optimizer):
         self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
         self._conversions: list[tuple[Tensor, Tensor]] = []
         self._clocks: dict[torch.device, Clock] = {}
+        self._cycle_ends = CycleEnds()
 
     # ---- what a subclass defines
 
@@ -227,6 +230,7 @@ class FusedOptimizer(Optimizer):
         return self._clocks[device]
 
     def _clock_written(self) -> None:
+        self._cycle_ends.forget()
         first = self.clock
         for other in self._clocks.values():
             if other is not first:
@@ -284,6 +288,9 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        has_hooks = bool(self._cycle_ends.hooks)
+        if has_hooks:
+            self._cycle_ends.before_step(self)
         if self._changes.plan or not (
             self._membership.unchanged(self._param_groups) and all([plan.valid() for plan in self._plans])
         ):
@@ -297,7 +304,39 @@ class FusedOptimizer(Optimizer):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for plan in self._plans:
             plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))
+        if has_hooks:
+            self._cycle_ends.after_step(self)
         return loss
+
+    def register_cycle_end_hook(self, hook: CycleEndHook) -> RemovableHandle:
+        """Registers a function that is called when a cycle of the learning rate has ended.
+
+        After the step ``t`` for which ``schedule.is_cycle_end(t)``, and so just before a restart, ``hook(optimizer,
+        index)`` is called with the index of the cycle that ended; skipped steps put it off. ``schedule`` is
+        the first Schedule that stands for ``lr`` in ``param_groups``. Hooks run in the order in which they were
+        registered. They are not part of checkpoints, pickles and copies.
+
+        The host waits for the device's clock once per cycle, to know whether steps were skipped. Nothing is called
+        by replays of a captured CUDA graph, of which the host does not hear: a cycle that ends in one is passed over.
+
+        Returns:
+            a handle whose ``remove()`` takes the hook away.
+
+        Raises:
+            ValueError: if no group has a Schedule for ``lr``.
+
+        Example:
+            >>> from sgdr_fused import FusedSGD
+            >>> from sgdr_fused.schedules import CosineWarmRestarts
+            >>> weight = torch.nn.Parameter(torch.ones(3))
+            >>> opt = FusedSGD([weight], lr=CosineWarmRestarts(0.1, T_0=2, T_mult=2))
+            >>> handle = opt.register_cycle_end_hook(lambda opt, index: print("cycle", index, "after", int(opt.clock)))
+            >>> for _ in range(6):
+            ...     opt.step()
+            cycle 0 after 2
+            cycle 1 after 6
+        """
+        return self._cycle_ends.add(self, hook)
 
     # ---- checkpoints, pickle, deepcopy
 
