@@ -3,6 +3,7 @@
 from . import schedules
 from .adam import FusedAdam, FusedAdamW
 from .sgd import FusedSGD
+from .snapshots import SnapshotEnsemble
 
 __version__ = "0.1.0"
-__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "schedules"]
+__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "SnapshotEnsemble", "schedules"]

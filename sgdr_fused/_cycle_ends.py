@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
     from .schedules import Schedule
 
-CycleEndHook = Callable[[Any, int], None]
+CycleEndHook = Callable[[Any, int], Any]  # (optimizer, index of the cycle)
 
 
 class CycleEnds:
