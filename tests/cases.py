@@ -51,25 +51,49 @@ def expected_backend() -> str:
 # ---------------------------------------------------------------------------------------- the table
 
 
+Tensors = dict[str, Tensor]
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """A fused class, torch's class, and the function of reference.py with its defaults."""
+    """A fused class, torch's class, the function of reference.py with its defaults, and how large its sums are.
+
+    `largest_operand(hyper, lr, old, grad, new, step)`: the largest number that enters each element's sums, for the
+    parameter ("param") and each state, from those before and after step number `step`; error bounds are made of it.
+    """
 
     fused: type[torch.optim.Optimizer]
     torch: type[torch.optim.Optimizer]
     reference: Callable[..., None]
     defaults: Mapping[str, Any]
+    largest_operand: Callable[..., Tensors]
+
+
+def _sgd_operands(hyper: Mapping[str, Any], lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
+    g = grad.abs() + hyper.get("weight_decay", 0.0) * old["param"].abs()
+    m = g + old.get("momentum_buffer", torch.zeros_like(g)).abs()
+    return {"momentum_buffer": m, "param": torch.maximum(old["param"].abs() + lr * (g + m), new["param"].abs())}
+
+
+def _adam_operands(hyper: Mapping[str, Any], lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
+    coupled = 0.0 if hyper.get("decoupled_weight_decay") else hyper["weight_decay"]
+    g = grad.abs() + coupled * old["param"].abs()
+    beta1, beta2 = hyper["betas"]
+    weight = 1 - beta1 if 1 - beta1 < 0.5 else 1.0
+    m = old.get("exp_avg", torch.zeros_like(g)).abs() + weight * g
+    v = old.get("exp_avg_sq", torch.zeros_like(g)) + (1 - beta2) * g * g
+    w = torch.maximum(v, old.get("max_exp_avg_sq", v))
+    root = new.get("max_exp_avg_sq", new["exp_avg_sq"]).sqrt() / (1 - beta2**step) ** 0.5
+    update = lr / (1 - beta1**step) * m / (root + hyper["eps"])
+    param = torch.maximum(old["param"].abs() + update, new["param"].abs())
+    return {"exp_avg": m, "exp_avg_sq": v, "max_exp_avg_sq": w, "param": param}
 
 
 _ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {})
-ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS)
-ADAMW = Algorithm(
-    FusedAdamW,
-    torch.optim.AdamW,
-    reference.adam,
-    {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True},
-)
+_ADAMW_DEFAULTS = {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True}
+SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {}, _sgd_operands)
+ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS, _adam_operands)
+ADAMW = Algorithm(FusedAdamW, torch.optim.AdamW, reference.adam, _ADAMW_DEFAULTS, _adam_operands)
 ALGORITHMS = {"sgd": SGD, "adam": ADAM, "adamw": ADAMW}
 
 
@@ -86,6 +110,10 @@ class Case:
 
     def torch(self, params: Iterable[Any], **changed: Any) -> torch.optim.Optimizer:
         return self.algorithm.torch(params, **{**self.hyper, **changed})
+
+    def largest_operand(self, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
+        hyper = {**self.algorithm.defaults, **self.hyper}
+        return self.algorithm.largest_operand(hyper, lr, old, grad, new, step)
 
     def reference(self, param: Tensor, grad: Tensor, state: dict[str, Tensor], **changed: Any) -> None:
         self.algorithm.reference(param, grad, state, **{**self.algorithm.defaults, **self.hyper, **changed})

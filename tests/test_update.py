@@ -25,6 +25,7 @@ from cases import (
     TYPICAL,
     Case,
     Oracle,
+    Tensors,
     assert_within,
     bits,
     expected_backend,
@@ -62,30 +63,6 @@ GRID = [(str(n), (n,), CASES if n in SMALL_SIZES else TYPICAL) for n in SIZES] +
 ]
 if PRETEND:
     GRID = [("small_sizes", SMALL_SIZES, CASES), ("65537", (65537,), TYPICAL[1:3])]
-
-
-Tensors = dict[str, Tensor]
-
-
-def largest_operand(case: Case, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
-    """The largest number that enters each element's sums, for the parameter and for each state."""
-    hyper = {**case.algorithm.defaults, **case.hyper}
-    coupled = 0.0 if hyper.get("decoupled_weight_decay") else hyper.get("weight_decay", 0.0)
-    g = grad.abs() + coupled * old["param"].abs()
-    if "betas" in hyper:
-        beta1, beta2 = hyper["betas"]
-        weight = 1 - beta1 if 1 - beta1 < 0.5 else 1.0
-        m = old.get("exp_avg", torch.zeros_like(g)).abs() + weight * g
-        v = old.get("exp_avg_sq", torch.zeros_like(g)) + (1 - beta2) * g * g
-        w = torch.maximum(v, old.get("max_exp_avg_sq", v))
-        states = {"exp_avg": m, "exp_avg_sq": v, "max_exp_avg_sq": w}
-        root = new.get("max_exp_avg_sq", new["exp_avg_sq"]).sqrt() / (1 - beta2**step) ** 0.5
-        update = lr / (1 - beta1**step) * m / (root + hyper["eps"])
-    else:
-        m = g + old.get("momentum_buffer", torch.zeros_like(g)).abs()
-        states = {"momentum_buffer": m}
-        update = lr * (g + m)
-    return {**states, "param": torch.maximum(old["param"].abs() + update, new["param"].abs())}
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -156,7 +133,7 @@ def check_run(case: Case, dtype: torch.dtype, sizes: Sequence[int], schedules: S
             assert "step" not in state or state["step"].item() == t + 1
         for i, tensors in enumerate(after):
             new = {"param": expected.params[i], **expected.states[i]}
-            operand = largest_operand(case, rates[i], before[i], grads[i], new, t + 1)
+            operand = case.largest_operand(rates[i], before[i], grads[i], new, t + 1)
             for key, actual in tensors.items():
                 tolerance = one_step_tolerance(new[key], operand[key], dtype)
                 assert_within(actual, new[key], tolerance, f"step {t}, group {i}, {key}")
