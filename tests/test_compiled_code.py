@@ -7,12 +7,13 @@ from collections import Counter
 import compiled_code
 import pytest
 from compiled_code import ARCHITECTURES, Kernel
-from installs import on_cpu_only
+from installs import needs_compiler, on_cpu_only
 
 from sgdr_fused import _build
 
 pytestmark = [
     on_cpu_only,
+    needs_compiler,  # nvcc does
     pytest.mark.slow,
     pytest.mark.skipif(_build.cuda_home() is None, reason="no CUDA toolkit"),
     pytest.mark.skipif(compiled_code.cuobjdump() is None, reason="no cuobjdump: neither on PATH nor in triton"),
