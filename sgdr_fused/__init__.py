@@ -2,7 +2,8 @@
 
 from . import schedules
 from .adam import FusedAdam, FusedAdamW
+from .range_test import LRFindResult, lr_find
 from .sgd import FusedSGD
 
 __version__ = "0.1.0"
-__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "schedules"]
+__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "LRFindResult", "lr_find", "schedules"]
