@@ -2,8 +2,9 @@
 
 from . import schedules
 from .adam import FusedAdam, FusedAdamW
+from .growing_batch import GrowingBatchSampler
 from .range_test import LRFindResult, lr_find
 from .sgd import FusedSGD
 
 __version__ = "0.1.0"
-__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "LRFindResult", "lr_find", "schedules"]
+__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "GrowingBatchSampler", "LRFindResult", "lr_find", "schedules"]

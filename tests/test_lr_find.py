@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, make_params
+from cases import DEVICE, Dropout, make_params
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.overrides import TorchFunctionMode
@@ -151,7 +151,7 @@ def test_accumulation() -> None:
 def test_validation_loader() -> None:
     """The loss after the step, in evaluation mode, each sample counting the same."""
     model, loader, held_out = network(), batches(STEPS), [*batches(2, seed=2), *batches(1, seed=3, size=3)]
-    model.insert(1, nn.Dropout(0.5))
+    model.insert(1, Dropout())
     other = copy.deepcopy(model)
     theirs = torch.optim.SGD(other.parameters())
     all_inputs, all_targets = (torch.cat(parts).to(DEVICE) for parts in zip(*held_out, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import DEVICE, TYPICAL, Case, bits, ids, snapshot
+from cases import DEVICE, TYPICAL, Case, Dropout, bits, ids, snapshot
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
@@ -31,7 +31,7 @@ class Tangled(nn.Module):
         self.norm = nn.BatchNorm1d(4)
         self.frozen = nn.BatchNorm1d(4)
         self.frozen.requires_grad_(False)
-        self.dropout = nn.Dropout(0.3)
+        self.dropout = Dropout()
         self.alone = nn.Parameter(torch.ones(4))
         self.last = nn.Linear(4, 1)
         self.register_buffer("mask", torch.ones(1).expand(4))
