@@ -3,8 +3,19 @@
 from . import schedules
 from .adam import FusedAdam, FusedAdamW
 from .growing_batch import GrowingBatchSampler
+from .hessian_free import HessianFreeLR, hessian_free_lr
 from .range_test import LRFindResult, lr_find
 from .sgd import FusedSGD
 
 __version__ = "0.1.0"
-__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "GrowingBatchSampler", "LRFindResult", "lr_find", "schedules"]
+__all__ = [
+    "FusedAdam",
+    "FusedAdamW",
+    "FusedSGD",
+    "GrowingBatchSampler",
+    "HessianFreeLR",
+    "LRFindResult",
+    "hessian_free_lr",
+    "lr_find",
+    "schedules",
+]
