@@ -41,10 +41,11 @@ def range_test(result: LRFindResult, ax: Any) -> Any:
 
 def schedules(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps: int, ax: Any) -> Any:
     num_steps = _checks.integer("num_steps", num_steps, 1)
-    named = schedules if isinstance(schedules, Mapping) else {repr(schedule): schedule for schedule in schedules}
+    labelled = schedules.items() if isinstance(schedules, Mapping) else [(repr(each), each) for each in schedules]
+    values = [(label, schedule.values(num_steps).numpy()) for label, schedule in labelled]
     ax = _axes(ax)
-    for label, schedule in named.items():
-        ax.plot(range(num_steps), schedule.values(num_steps).numpy(), label=label)
+    for label, each in values:
+        ax.plot(range(num_steps), each, label=label)
     ax.set(xlabel="step", ylabel="value")
     ax.legend()
     return ax

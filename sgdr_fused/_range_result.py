@@ -105,7 +105,7 @@ class LRFindResult:
             ax: matplotlib Axes to draw in; None makes a Figure of its own, which pyplot does not know.
 
         Returns:
-            the Axes; ``plot().figure.savefig(...)`` writes a file.
+            the Axes; ``plot().figure`` shows the picture in a notebook, its ``savefig(...)`` writes a file.
 
         Raises:
             ImportError: without matplotlib, saying what to install.
