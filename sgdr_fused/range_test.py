@@ -62,7 +62,8 @@ def lr_find(
     The losses stay on the device and are read after every ``read_every`` steps; nothing else waits for it. Then the
     test ends if a smoothed loss (:attr:`LRFindResult.smoothed`) was above ``best + (diverge_factor - 1) * abs(best)``,
     with ``best`` the smallest one before, or was not finite. For positive losses that is ``diverge_factor * best``.
-    What was recorded later is dropped, and so is a loss that is not finite.
+    What was recorded later is dropped, and so is a loss that is not finite. With ``DistributedDataParallel`` every
+    process makes the call, and the losses are the means over the processes, so that all stop together.
 
     **Restored whatever happens**, an exception and Ctrl-C included, bit for bit and in the same tensors: parameters and
     buffers of the model and parameters of the optimizer, their gradients, ``requires_grad`` and modes; the optimizer's
@@ -169,7 +170,7 @@ def lr_find(
                 record.index_copy_(0, place, loss.to(record).reshape(1))
                 used += 1
             taken = int(optimizer.clock) - start
-            recorded = record.tolist()
+            recorded = _over_processes(record, model).tolist()
             bar.update(taken - len(losses))
             losses = recorded[:taken]
             end = divergence(losses, smoothing, diverge_factor)
@@ -309,6 +310,15 @@ def _length(batch: Any) -> int:
         return len(batch)
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
     return next((_length(item) for item in items if isinstance(item, (Tensor, Mapping, tuple, list))), 1)
+
+
+def _over_processes(record: Tensor, model: nn.Module) -> Tensor:
+    """The mean over the processes that share the model, so that all of them stop at the same step."""
+    if not torch.distributed.is_available() or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return record
+    total = record.clone()
+    torch.distributed.all_reduce(total, group=model.process_group)
+    return total / torch.distributed.get_world_size(model.process_group)
 
 
 class _NoBar:

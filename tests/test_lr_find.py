@@ -5,9 +5,12 @@ from __future__ import annotations
 import builtins
 import copy
 import math
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,6 +319,49 @@ def test_losses_are_read_in_blocks(read_every: int) -> None:
         lr_find(model, optimizer, mse_loss, loader, START, END, 80, read_every=2 * read_every, progress=False)
     assert counted == reads.count  # of the number of blocks, not of steps
     assert counted >= 2 * 40 // read_every
+
+
+DISTRIBUTED = """
+import sys, torch
+from torch import nn
+from sgdr_fused import FusedSGD, lr_find
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = nn.parallel.DistributedDataParallel(nn.Linear(3, 1))
+inputs = torch.arange(24.0).reshape(8, 3) / 8 * (rank + 1)  # which diverge at another rate alone
+loader = [(inputs, inputs.sum(dim=1, keepdim=True) + torch.randn(8, 1) / 9)]
+optimizer = FusedSGD(model.parameters(), lr=0.1)
+result = lr_find(model, optimizer, nn.functional.mse_loss, loader, 1e-4, 1e3, 60, read_every=4, smoothing=0.5)
+assert result.diverged
+print(result.losses.tolist())
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
+def test_processes_stop_together(tmp_path: Path) -> None:
+    """Else one would wait for the other's gradients for ever."""
+    root = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    environment["SGDR_FUSED_BACKEND"] = "reference"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED, str(rank), str(tmp_path / "store")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        first, second = (process.communicate(timeout=120)[0] for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert first == second
+    assert first.count(",") > 10
 
 
 # ---- AMP
