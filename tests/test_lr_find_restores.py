@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,15 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from sgdr_fused import FusedSGD, lr_find
 from sgdr_fused.schedules import CosineWarmRestarts, LinearRamp
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For what is so small, threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class RunningNorm(nn.Module):
@@ -295,6 +304,26 @@ def test_groups_that_the_user_has_not_handed_over() -> None:
     assert optimizer.param_groups[0] is plain
     assert plain == before
     assert bits(param) == bits(torch.ones(2))
+
+
+def test_what_others_write_meanwhile_is_undone() -> None:
+    """Gradients in a bucket that a distributed backward fills, a state that a hook replaces, displays."""
+    made = scene(TYPICAL[1])
+    bucket = torch.arange(4.0, device=DEVICE)
+    made.model.alone.grad = bucket.view(4)
+    made.model.at_call = lambda call: bucket.fill_(9.0)
+    for key in ("lr", "weight_decay"):
+        made.optimizer.param_groups[0][key].data.fill_(0.123)  # as if another device had rounded it otherwise
+
+    def replace(optimizer: Any, *_: Any) -> None:
+        for state in optimizer.state.values():
+            state["momentum_buffer"] = state["momentum_buffer"].clone()
+
+    hook = made.optimizer.register_step_post_hook(replace)
+    check_unchanged(made, lambda: completes(made))
+    hook.remove()
+    made.model.alone.grad = None
+    made.train(2)
 
 
 def test_a_displayed_rate_that_was_written_to_is_still_refused() -> None:
