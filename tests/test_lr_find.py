@@ -1,68 +1,21 @@
-"""lr_find: rates, losses and when it stops, against a plain loop with a torch optimizer whose rate is set by hand."""
+"""lr_find: rates and losses, against a plain loop with a torch optimizer whose rate is set by hand."""
 
 from __future__ import annotations
 
-import builtins
 import copy
 import math
-import os
-import subprocess
-import sys
-import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, Dropout, expected_backend, make_params
+from cases import DEVICE, Dropout, make_params
+from range_tests import END, START, STEPS, batches, close, exponential, linear, network, plain_loop
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.overrides import TorchFunctionMode
 
 from sgdr_fused import FusedAdamW, FusedSGD, lr_find
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, LinearRamp, Warmup
-
-START, END, STEPS = 1e-3, 0.5, 20
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double().to(DEVICE)
-
-
-def batches(count: int, seed: int = 1, size: int = 8) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    made = [torch.randn(size, 5, generator=generator, dtype=torch.float64) for _ in range(count)]
-    return [(x[:, :3], x[:, 3:] + x[:, :2]) for x in made]
-
-
-def exponential(t: int) -> float:
-    return START * (END / START) ** (t / (STEPS - 1))
-
-
-def linear(t: int) -> float:
-    return START + (END - START) * t / (STEPS - 1)
-
-
-def plain_loop(model: nn.Module, optimizer: Any, loader: Any, rate: Callable[[int], float], steps: int) -> list[float]:
-    """The losses of a loop as anybody would write it."""
-    losses = []
-    for t, (inputs, targets) in zip(range(steps), loader, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(t)
-        optimizer.zero_grad()
-        loss = mse_loss(model(inputs.to(DEVICE)), targets.to(DEVICE))
-        losses.append(loss.item())
-        loss.backward()
-        optimizer.step()
-    return losses
-
-
-def close(actual: Tensor, expected: list[float]) -> None:
-    """1e-10: 20 steps in float64, whose rates are right to 1e-12; the network amplifies that a little."""
-    assert actual.device.type == "cpu"
-    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(("mode", "rate"), [("exp", exponential), ("linear", linear)])
@@ -228,143 +181,6 @@ def test_forms_of_batches(form: str) -> None:
     assert torch.equal(result.losses, expected)
 
 
-# ---- the end
-
-
-class Losses(nn.Module):
-    """A model whose losses are given; it counts the batches that it was asked for."""
-
-    def __init__(self, losses: Callable[[int], float]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64, device=DEVICE))
-        self.losses, self.asked = losses, 0
-
-    def find(self, **options: Any) -> Any:
-        def loss(model: nn.Module, batch: Any) -> Tensor:
-            self.asked += 1
-            return self.losses(self.asked - 1) + 0 * self.weight.sum()
-
-        optimizer = FusedSGD(self.parameters(), lr=0.1)
-        return lr_find(self, optimizer, None, [0], num_steps=100, batch_to_loss=loss, **options)
-
-
-@pytest.mark.parametrize("read_every", [1, 16, 40])
-@pytest.mark.parametrize(
-    ("losses", "factor", "first_bad"),
-    [
-        (lambda t: 1.0 if t < 30 else 4.001, 4.0, 30),
-        (lambda t: 1.0 if t < 30 else 3.999, 4.0, None),
-        (lambda t: 1.0 if t < 30 else 3.999, 3.0, 30),
-        (lambda t: -1.0 if t < 30 else 1.999, 4.0, None),  # -1 + 3 * 1
-        (lambda t: -1.0 if t < 30 else 2.001, 4.0, 30),
-        (lambda t: -float(t), 4.0, None),  # falls and falls, below 0
-        (lambda t: 2.0 if t < 30 else math.inf, 4.0, 30),
-        (lambda t: 2.0 if t != 31 else math.nan, 4.0, 31),
-        (lambda t: math.nan, 4.0, 0),
-        (lambda t: 1.0 + t % 2 if t < 95 else 100.0, 4.0, 95),
-    ],
-)
-def test_divergence(losses: Callable[[int], float], factor: float, first_bad: int | None, read_every: int) -> None:
-    """It is the last that is kept, or none of it if it is not finite, and is noticed at its block's end."""
-    model = Losses(losses)
-    result = model.find(diverge_factor=factor, smoothing=0.0, read_every=read_every)
-    kept, asked = 100, 100
-    if first_bad is not None:
-        kept = first_bad + math.isfinite(losses(first_bad))
-        asked = min((first_bad // read_every + 1) * read_every, 100)
-    assert result.losses.tolist() == [losses(t) for t in range(kept)]
-    assert len(result.lrs) == kept
-    assert result.diverged == (first_bad is not None)
-    assert model.asked == asked
-
-
-def test_divergence_looks_at_smoothed_losses() -> None:
-    """One outlier of 30 among losses of 1 moves the mean by less than (30 - 1) * (1 - 0.95) / 0.5 = 2.9."""
-    outlier: Callable[[int], float] = lambda t: 30.0 if t == 20 else 1.0  # noqa: E731
-    assert not Losses(outlier).find(smoothing=0.95).diverged
-    assert Losses(outlier).find(smoothing=0.0).diverged
-
-
-def test_smoothed() -> None:
-    """Against the weights written out: of each loss smoothing**age, over their sum."""
-    result = Losses(lambda t: math.sin(t) + 2).find(smoothing=0.8, diverge_factor=1e9)
-    for i, value in enumerate(result.smoothed.tolist()):
-        weights = [0.8 ** (i - k) for k in range(i + 1)]
-        mean = math.fsum(w * (math.sin(k) + 2) for k, w in enumerate(weights)) / math.fsum(weights)
-        assert value == pytest.approx(mean, rel=1e-12)
-
-
-class Reads(TorchFunctionMode):
-    """Counts what makes the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        reading = ("item", "tolist", "__int__", "__float__", "__bool__", "__index__", "cpu", "numpy")
-        self.count += getattr(func, "__name__", "") in reading
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.skipif(expected_backend() == "reference", reason="the reference's own step reads the clock")
-@pytest.mark.parametrize("read_every", [1, 10, 40])
-def test_losses_are_read_in_blocks(read_every: int) -> None:
-    model, loader = network(), [(x.to(DEVICE), y.to(DEVICE)) for x, y in batches(4)]
-    optimizer = FusedSGD(model.parameters(), lr=0.1, momentum=0.9)
-    reads = Reads()
-    with reads:
-        lr_find(model, optimizer, mse_loss, loader, START, END, 40, read_every=read_every, progress=False)
-    counted, reads.count = reads.count, 0
-    with reads:
-        lr_find(model, optimizer, mse_loss, loader, START, END, 80, read_every=2 * read_every, progress=False)
-    assert counted == reads.count  # of the number of blocks, not of steps
-    assert counted >= 2 * 40 // read_every
-
-
-DISTRIBUTED = """
-import sys, torch
-from torch import nn
-from sgdr_fused import FusedSGD, lr_find
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-torch.manual_seed(0)
-model = nn.parallel.DistributedDataParallel(nn.Linear(3, 1))
-inputs = torch.arange(24.0).reshape(8, 3) / 8 * (rank + 1)  # which diverge at another rate alone
-loader = [(inputs, inputs.sum(dim=1, keepdim=True) + torch.randn(8, 1) / 9)]
-optimizer = FusedSGD(model.parameters(), lr=0.1)
-result = lr_find(model, optimizer, nn.functional.mse_loss, loader, 1e-4, 1e3, 60, read_every=4, smoothing=0.5)
-assert result.diverged
-print(result.losses.tolist())
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
-def test_processes_stop_together(tmp_path: Path) -> None:
-    """Else one would wait for the other's gradients for ever."""
-    root = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    environment["SGDR_FUSED_BACKEND"] = "reference"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", DISTRIBUTED, str(rank), str(tmp_path / "store")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        first, second = (process.communicate(timeout=120)[0] for process in processes)
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert first == second
-    assert first.count(",") > 10
-
-
 # ---- AMP
 
 
@@ -479,51 +295,3 @@ def good() -> dict[str, Any]:
 def test_bad_arguments(changed: dict[str, Any], error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         lr_find(**{**good(), **changed})
-
-
-# ---- the bar
-
-
-class FakeBar:
-    made: list[FakeBar]
-
-    def __init__(self, total: int, desc: str, unit: str) -> None:
-        self.total, self.updates, self.closed = total, [], False
-        FakeBar.made.append(self)
-
-    def __enter__(self) -> FakeBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closed = True
-
-    def update(self, steps: int) -> None:
-        self.updates.append(steps)
-
-
-@pytest.fixture
-def bars(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeBar]]:
-    FakeBar.made = []
-    module = types.ModuleType("tqdm")
-    module.tqdm = FakeBar  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tqdm", module)
-    return FakeBar.made
-
-
-def test_progress_bar(bars: list[FakeBar]) -> None:
-    Losses(lambda t: 1.0).find(read_every=40)
-    assert [(bar.total, bar.updates, bar.closed) for bar in bars] == [(100, [40, 40, 20], True)]
-    Losses(lambda t: 1.0).find(progress=False)
-    assert len(bars) == 1
-
-
-def test_no_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_tqdm(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "tqdm":
-            raise ModuleNotFoundError("No module named 'tqdm'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_tqdm)
-    assert len(Losses(lambda t: 1.0).find().losses) == 100
