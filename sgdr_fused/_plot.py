@@ -34,6 +34,11 @@ def range_test(result: LRFindResult, ax: Any) -> Any:
         except ValueError:  # too few points
             continue
         ax.axvline(lr, color=f"C{i + 1}", linestyle="--", linewidth=1, label=f"{method}: {lr:.2g}")
+    smoothed = result.smoothed.tolist()
+    fall = smoothed[: smoothed.index(min(smoothed)) + 1] if smoothed else []
+    if fall and max(fall) > fall[-1]:  # what diverges would flatten it
+        margin = (max(fall) - fall[-1]) / 4
+        ax.set_ylim(fall[-1] - margin, max(fall) + margin)
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
     ax.legend()
     return ax

@@ -121,6 +121,16 @@ def test_range_test_marks_what_there_is_data_for(number: int, marked: int) -> No
     ax.figure.canvas.draw()  # a logarithmic axis without points is no trouble either
 
 
+def test_range_test_shows_the_fall_and_not_what_diverges() -> None:
+    lrs = torch.logspace(-6, 1, 40, dtype=torch.float64)
+    losses = torch.cat([torch.linspace(3, 1, 30), torch.logspace(0, 9, 10)]).double()
+    result = LRFindResult(lrs, losses, ratios=(1.0,), smoothing=0.0, diverged=True)
+    assert result.plot().get_ylim() == pytest.approx((0.5, 3.5))
+    rising = LRFindResult(lrs, losses.flip(0), ratios=(1.0,), smoothing=0.0, diverged=True)
+    low, high = rising.plot().get_ylim()
+    assert low < 1 < 1e9 < high
+
+
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
         if name.partition(".")[0] == "matplotlib":
