@@ -126,8 +126,8 @@ def test_range_test_shows_the_fall_and_not_what_diverges() -> None:
     losses = torch.cat([torch.linspace(3, 1, 30), torch.logspace(0, 9, 10)]).double()
     result = LRFindResult(lrs, losses, ratios=(1.0,), smoothing=0.0, diverged=True)
     assert result.plot().get_ylim() == pytest.approx((0.5, 3.5))
-    rising = LRFindResult(lrs, losses.flip(0), ratios=(1.0,), smoothing=0.0, diverged=True)
-    low, high = rising.plot().get_ylim()
+    from_far_up = LRFindResult(lrs, losses.flip(0), ratios=(1.0,), smoothing=0.0, diverged=True)
+    low, high = from_far_up.plot().get_ylim()
     assert low < 1 < 1e9 < high
 
 
