@@ -2,8 +2,22 @@
 
 from . import schedules
 from .adam import FusedAdam, FusedAdamW
+from .growing_batch import GrowingBatchSampler
+from .hessian_free import HessianFreeLR, hessian_free_lr
+from .range_test import LRFindResult, lr_find
 from .sgd import FusedSGD
 from .snapshots import SnapshotEnsemble
 
 __version__ = "0.1.0"
-__all__ = ["FusedAdam", "FusedAdamW", "FusedSGD", "SnapshotEnsemble", "schedules"]
+__all__ = [
+    "FusedAdam",
+    "FusedAdamW",
+    "FusedSGD",
+    "GrowingBatchSampler",
+    "HessianFreeLR",
+    "LRFindResult",
+    "SnapshotEnsemble",
+    "hessian_free_lr",
+    "lr_find",
+    "schedules",
+]

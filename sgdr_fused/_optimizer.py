@@ -244,7 +244,8 @@ class FusedOptimizer(Optimizer):
     def _show_from_host(self) -> None:
         steps = int(self.clock)
         for group in self._param_groups:
-            for key, (display, _) in group.displays.items():  # type: ignore[attr-defined]
+            # A plain dict that the user put there shows nothing before a step has made it one of ours.
+            for key, (display, _) in getattr(group, "displays", {}).items():
                 display.data.fill_(group[SCHEDULE_KEYS[key]](steps))
 
     def _new_display(self, group: Group, schedule: Schedule) -> Tensor:

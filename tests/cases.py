@@ -191,6 +191,13 @@ def set_gradients(params: Iterable[Tensor], step: int) -> None:
         param.grad = gradient(param, step, index)
 
 
+class Dropout(torch.nn.Module):
+    """Half of the values in training, made of operations that the emulator has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) > 0.5) if self.training else x
+
+
 def params_of(opt: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in opt.param_groups for p in group["params"]]
 

@@ -104,6 +104,16 @@ def test_clock_that_is_written(write: str) -> None:
         assert_within(p, expected, 1e-6 * (1 + expected.abs()), "parameter")
 
 
+def test_clock_that_is_written_after_a_group_was_replaced_by_a_plain_dict() -> None:
+    opt = FusedSGD(make_params((3,)), lr=SCHEDULES[0])
+    train(opt, range(2))
+    opt.param_groups[0] = {**opt.param_groups[0]}
+    opt.clock.fill_(5)
+    train(opt, [5])
+    assert opt.clock.item() == 6
+    assert float(opt.param_groups[0]["lr"]) == pytest.approx(rate(SCHEDULES[0], 6), rel=1e-12)
+
+
 def test_clock_is_a_count_of_64_bits() -> None:
     opt = two_groups(TYPICAL[0])
     assert isinstance(opt.clock, torch.Tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Real
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _backend, _checks, reference
+from .. import _backend, _checks, _plot, reference
 
 _kinds: dict[str, type[Schedule]] = {}
 
@@ -109,6 +109,43 @@ class Schedule:
         return NotImplemented
 
     __rmul__ = __mul__  # of a number: two Schedules meet in __mul__
+
+    def plot(self, num_steps: int, ax: Any = None) -> Any:
+        """Draws the values at steps 0 to ``num_steps - 1``.
+
+        Args:
+            num_steps: an integer >= 1.
+            ax: matplotlib Axes to draw in; None makes a Figure of its own, which pyplot does not know.
+
+        Returns:
+            the Axes; ``plot(...).figure`` shows the picture in a notebook, its ``savefig(...)`` writes a file.
+
+        Raises:
+            ImportError: without matplotlib, saying what to install.
+
+        Example:
+            >>> from sgdr_fused.schedules import LinearRamp
+            >>> ax = LinearRamp(0.0, 1.0, steps=2).plot(4)
+            >>> ax.lines[0].get_ydata().tolist()
+            [0.0, 0.5, 1.0, 1.0]
+        """
+        return _plot.schedules([self], num_steps, ax)
+
+    @staticmethod
+    def plot_many(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps: int, ax: Any = None) -> Any:
+        """Draws several schedules in one picture, as :meth:`plot` does one.
+
+        Args:
+            schedules: a list, whose labels are their ``repr``, or a dict with the labels.
+            num_steps, ax: as of :meth:`plot`.
+
+        Example:
+            >>> from sgdr_fused.schedules import Constant, LinearRamp
+            >>> ax = Schedule.plot_many({"ramp": LinearRamp(0.0, 1.0, steps=2), "flat": Constant(0.5)}, 4)
+            >>> [text.get_text() for text in ax.get_legend().get_texts()]
+            ['ramp', 'flat']
+        """
+        return _plot.schedules(schedules, num_steps, ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as primitives: its kind and its fields."""

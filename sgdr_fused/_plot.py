@@ -1,0 +1,56 @@
+"""The pictures, on matplotlib, which is imported when the first is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _checks
+from ._suggestions import RULES
+
+if TYPE_CHECKING:
+    from ._range_result import LRFindResult
+    from .schedules import Schedule
+
+
+def _axes(ax: Any) -> Any:
+    """`ax`, or the Axes of a new Figure, which is not pyplot's: it goes when nobody holds it."""
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'sgdr_fused[plot]', or pip install matplotlib") from error
+    return Figure(layout="constrained").subplots()
+
+
+def range_test(result: LRFindResult, ax: Any) -> Any:
+    ax = _axes(ax)
+    ax.plot(result.lrs.numpy(), result.losses.numpy(), color="0.75", label="loss")
+    ax.plot(result.lrs.numpy(), result.smoothed.numpy(), color="C0", label="smoothed")
+    for i, method in enumerate(RULES):
+        try:
+            lr = result.suggestion(method)
+        except ValueError:  # too few points
+            continue
+        ax.axvline(lr, color=f"C{i + 1}", linestyle="--", linewidth=1, label=f"{method}: {lr:.2g}")
+    smoothed = result.smoothed.tolist()
+    fall = smoothed[: smoothed.index(min(smoothed)) + 1] if smoothed else []
+    if fall and max(fall) > fall[-1]:  # what diverges would flatten it
+        margin = (max(fall) - fall[-1]) / 4
+        ax.set_ylim(fall[-1] - margin, max(fall) + margin)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    ax.legend()
+    return ax
+
+
+def schedules(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps: int, ax: Any) -> Any:
+    num_steps = _checks.integer("num_steps", num_steps, 1)
+    labelled = schedules.items() if isinstance(schedules, Mapping) else [(repr(each), each) for each in schedules]
+    values = [(label, schedule.values(num_steps).numpy()) for label, schedule in labelled]
+    ax = _axes(ax)
+    for label, each in values:
+        ax.plot(range(num_steps), each, label=label)
+    ax.set(xlabel="step", ylabel="value")
+    ax.legend()
+    return ax
