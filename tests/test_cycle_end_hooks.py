@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import DEVICE, TYPICAL, Case, ids, make_params, train
 
-from sgdr_fused import FusedSGD
+from sgdr_fused import FusedSGD, lr_find
 from sgdr_fused._cycle_ends import CycleEnds
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular, Warmup
 
@@ -171,6 +171,20 @@ def test_copies_have_no_hooks() -> None:
     for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         train(other, range(3))
     assert calls.ends == []
+
+
+def test_a_range_test_calls_nothing_and_the_steps_after_it_do() -> None:
+    param = torch.nn.Linear(3, 1).to(DEVICE)
+    opt = FusedSGD(param.parameters(), lr=GROWING)
+    calls: list[int] = []
+    opt.register_cycle_end_hook(lambda opt, index: calls.append(int(opt.clock)))
+    opt.step()
+    batch = torch.ones(2, 3), torch.ones(2, 1)
+    lr_find(param, opt, torch.nn.functional.mse_loss, [batch], 1e-6, 1e-3, num_steps=20, progress=False)
+    assert (calls, opt.clock.item()) == ([], 1)
+    for _ in range(5):
+        opt.step()
+    assert calls == [2, 6]
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="captures a CUDA graph")
