@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, bits, values
+from cases import DEVICE, Dropout, bits, values
 from torch import Tensor, nn
 
 from sgdr_fused import FusedSGD, SnapshotEnsemble
@@ -32,7 +32,7 @@ class Network(nn.Module):
         self.tied.weight = self.first.weight
         self.norm = nn.BatchNorm1d(4)
         self.register_buffer("narrow", torch.arange(3, dtype=torch.bfloat16))
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout()
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         return self.dropout(self.norm(self.tied(torch.relu(self.first(x))))) * scale
