@@ -168,7 +168,7 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
     watched.states[k] = spec.states[k].unsafeGetTensorImpl();
     watched.contiguous = watched.contiguous && spec.states[k].is_contiguous();
     tensor.states[k] = data_of(watched.states[k]);
-    entry.state_strides.push_back(strides_of(spec.states[k]));
+    entry.state_strides[k] = strides_of(spec.states[k]);
   }
   if (spec.steps.defined()) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();

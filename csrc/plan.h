@@ -95,7 +95,7 @@ class OptimizerPlan {
     TensorSpec spec;
     c10::SmallVector<int64_t, 4> param_strides;
     c10::SmallVector<int64_t, 4> grad_strides;
-    std::vector<c10::SmallVector<int64_t, 4>> state_strides;
+    c10::SmallVector<int64_t, 4> state_strides[kMaxStates];
     DtypePair dtypes;
   };
 
