@@ -109,10 +109,6 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
     # A scaler sets these for the time of a step, and an interrupt in between would leave them behind.
     scaling = {name: getattr(optimizer, name) for name in ("grad_scale", "found_inf") if hasattr(optimizer, name)}
     try:
-        for i, group in enumerate(param_groups):
-            param_groups[i] = optimizer._adopted(
-                group
-            )  # a plain dict; the next step would do it, too late for the clock
         yield
     finally:
         optimizer.clock.fill_(steps)

@@ -92,7 +92,6 @@ def run_tests(checkout: Path, mutation: Mutation | None, runner: str, report: Pa
     device = {"SGDR_FUSED_TEST_DEVICE": "cuda" if is_race else "emulated_cuda"}
     if is_race:
         command = [*runner.split(), *command]
-        device |= {"PTXRUN_TRACK": "1", "PTXRUN_ORDER": "7", "PTXRUN_RESIDENT": "3"}
     report.unlink(missing_ok=True)
     environment = {**os.environ, **device}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)

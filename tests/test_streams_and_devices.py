@@ -27,7 +27,7 @@ from sgdr_fused import FusedAdam, FusedSGD
 pytestmark = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 
 overlapping = pytest.mark.skipif(PRETEND, reason="needs a real GPU: the emulator's streams wait for each other")
-two_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs (or PTXRUN_DEVICES=2)")
+two_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 SIZES = (5, 0, 1025)
 LONG = 200_000_000  # cycles: about a tenth of a second

@@ -42,7 +42,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
   emulator::wait(emulator::Scope::kWarp);
 }
 // Threads change places only where they wait, so every other access is atomic and in order:
-// a missing fence is for ptxrun or a GPU to find.
+// a missing fence is for a race tracker to find.
 inline void __threadfence() {}
 
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
