@@ -225,7 +225,7 @@ def _param_spec(
     state = ParamState(optimizer._changes, old or {})
     for key in names:
         if not present:
-            dict.__setitem__(state, key, torch.zeros_like(param, memory_format=torch.preserve_format))
+            dict.__setitem__(state, key, new_state(optimizer, optimizer.param_groups[group], param, key))
         check_state(param, key, state[key], name)
         if state[key].device != param.device:
             raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
@@ -250,6 +250,10 @@ def _param_spec(
         dict.__setitem__(state, "step", steps)
     unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
     return ParamSpec(param, group, True, grad, states, steps), None if unchanged else state
+
+
+def new_state(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, name: str) -> Tensor:
+    return torch.full_like(param, optimizer._initial_value(group, name), memory_format=torch.preserve_format)
 
 
 class _Counts:
@@ -305,7 +309,7 @@ def _make_plan(
                     hypers.append((float(value), None))
             else:
                 hypers.append((float(value), None))
-        groups.append((hypers, [float(group[key]) for key in optimizer._constants]))
+        groups.append((hypers, [optimizer._kernel_constant(key, group[key]) for key in optimizer._constants]))
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
