@@ -10,6 +10,7 @@ from cases import (
     ADAM,
     CASES,
     DEVICE,
+    RMSPROP,
     TYPICAL,
     Case,
     Oracle,
@@ -213,11 +214,14 @@ def test_one_state_deleted(key: str) -> None:
     assert_equal(ours, theirs)
 
 
+OFF_AND_ON = [0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]
+
+
 @pytest.mark.parametrize("form", ["number", "tensor"])
-@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_momentum", "sgd_dampening", "sgd_nesterov")))
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.hyper.get("momentum")))
 def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
-    """The buffer waits, as in torch; one that never was is made when momentum is."""
-    for values in ([0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]):
+    """The buffer waits, as in torch; SGD's that never was is made when momentum is."""
+    for values in OFF_AND_ON[:1] if case.algorithm is RMSPROP else OFF_AND_ON:
         ours, theirs = pair(case)
         momentum = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
         for t, value in enumerate(values):
@@ -227,6 +231,26 @@ def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
             for opt in (ours, theirs):
                 train(opt, [t])
             assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "missing"), [("rmsprop", "momentum", "momentum_buffer"), ("rmsprop", "centered", "grad_avg")]
+)
+def test_rmsprops_state_that_is_missing_when_an_option_is_switched_on(case: str, key: str, missing: str) -> None:
+    """A KeyError in torch. Before the first step there is nothing to miss."""
+    ours, theirs = pair(next(c for c in CASES if c.id == case))
+    for opt in (ours, theirs):
+        opt.param_groups[0][key] = 0.5
+        train(opt, range(2))
+    assert_equal(ours, theirs)
+    opt, _ = pair(next(c for c in CASES if c.id == case))
+    train(opt, range(2))
+    opt.param_groups[0][key] = 0.5
+    set_gradients(params_of(opt), 2)
+    before = [bits(p) for p in params_of(opt)]
+    with pytest.raises(ValueError, match=missing):
+        opt.step()
+    assert [bits(p) for p in params_of(opt)] == before
 
 
 def test_amsgrad_switched_on_before_the_first_step() -> None:
