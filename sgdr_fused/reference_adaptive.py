@@ -122,7 +122,11 @@ def rmsprop(
     Sources: Tieleman & Hinton, "Lecture 6.5: RMSProp" (2012); Graves, "Generating sequences with
     recurrent neural networks" (2013), equations 38 to 41, for centered and momentum.
     """
-    needed = ["square_avg"] + ["momentum_buffer"] * (momentum != 0) + ["grad_avg"] * centered
+    needed = ["square_avg"]
+    if momentum != 0:
+        needed.append("momentum_buffer")
+    if centered:
+        needed.append("grad_avg")
     if "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float64, device=param.device)
     for name in needed:

@@ -234,23 +234,24 @@ def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "key", "missing"), [("rmsprop", "momentum", "momentum_buffer"), ("rmsprop", "centered", "grad_avg")]
+    ("key", "value", "missing"), [("momentum", 0.5, "momentum_buffer"), ("centered", True, "grad_avg")]
 )
-def test_rmsprops_state_that_is_missing_when_an_option_is_switched_on(case: str, key: str, missing: str) -> None:
-    """A KeyError in torch. Before the first step there is nothing to miss."""
-    ours, theirs = pair(next(c for c in CASES if c.id == case))
-    for opt in (ours, theirs):
-        opt.param_groups[0][key] = 0.5
+def test_rmsprops_option_switched_on(key: str, value: Any, missing: str) -> None:
+    """Before the first step it is as if it had been given; later a state is missing, which is an error in torch, too."""
+    case = next(c for c in CASES if c.id == "rmsprop")
+    optimizers = pair(case)
+    for opt in optimizers:
+        opt.param_groups[0][key] = value
         train(opt, range(2))
-    assert_equal(ours, theirs)
-    opt, _ = pair(next(c for c in CASES if c.id == case))
-    train(opt, range(2))
-    opt.param_groups[0][key] = 0.5
-    set_gradients(params_of(opt), 2)
-    before = [bits(p) for p in params_of(opt)]
+    assert_equal(*optimizers)
+    late, _ = pair(case)
+    train(late, range(2))
+    late.param_groups[0][key] = value
+    set_gradients(params_of(late), 2)
+    before = [bits(p) for p in params_of(late)]
     with pytest.raises(ValueError, match=missing):
-        opt.step()
-    assert [bits(p) for p in params_of(opt)] == before
+        late.step()
+    assert [bits(p) for p in params_of(late)] == before
 
 
 def test_amsgrad_switched_on_before_the_first_step() -> None:
