@@ -237,7 +237,7 @@ def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
     ("key", "value", "missing"), [("momentum", 0.5, "momentum_buffer"), ("centered", True, "grad_avg")]
 )
 def test_rmsprops_option_switched_on(key: str, value: Any, missing: str) -> None:
-    """Before the first step it is as if it had been given; later a state is missing, which is an error in torch, too."""
+    """Before the first step it is as if it had been given; later a state is missing, an error in torch too."""
     case = next(c for c in CASES if c.id == "rmsprop")
     optimizers = pair(case)
     for opt in optimizers:
