@@ -233,6 +233,25 @@ def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
             assert_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.hyper.get("momentum") and not c.hyper.get("nesterov")))
+def test_buffer_that_waits_is_not_read(case: Case) -> None:
+    """While a tensor says 0 the steps are those without a buffer, whatever is in it."""
+    momentum = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
+    opt = case.fused(make_params(SIZES, torch.float64), lr=0.05, momentum=momentum)
+    train(opt, range(2))
+    momentum.fill_(0)
+    for p in params_of(opt):
+        opt.state[p]["momentum_buffer"].fill_(float("nan"))
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in params_of(opt)]
+    plain = case.fused(copies, lr=0.05, momentum=0.0)
+    for p, q in zip(params_of(opt), copies, strict=True):
+        plain.state[q] = {key: state.clone() for key, state in opt.state[p].items() if key != "momentum_buffer"}
+    for each in (opt, plain):
+        train(each, range(2, 4))
+    assert [bits(p) for p in params_of(opt)] == [bits(q) for q in copies]
+    assert all(bool(opt.state[p]["momentum_buffer"].isnan().all()) for p in params_of(opt))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "missing"), [("momentum", 0.5, "momentum_buffer"), ("centered", True, "grad_avg")]
 )
