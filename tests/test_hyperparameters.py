@@ -170,7 +170,7 @@ def test_schedule_reaches_restarts_exactly() -> None:
 # The other hyperparameters take the same forms.
 
 MOMENTUM = Triangular(0.5, 0.9, step_size_up=3)
-SWITCHED = Table((0.5, 0.0, 0.25, 0.0, 0.0, 0.75))  # off and on
+SWITCHED = Table((0.0, 0.5, 0.0, 0.25, 0.0, 0.75))  # off and on
 OTHERS = [
     pytest.param(name, next(c for c in CASES if c.id == case), schedule, id=f"{case}-{name}{suffix}")
     for case, name, schedule, suffix in (
