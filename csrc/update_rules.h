@@ -38,13 +38,14 @@ SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
   return weight_decay != 0 ? g + weight_decay * p : g;
 }
 
-// Moving averages; weight = 1 - decay, which the caller has in double. That of x itself is exact at
-// both ends, as torch's lerp is: decay = 0 gives x.
+// From start to end by weight, from the nearer one, so that both ends are exact as in torch's lerp.
 template <class T>
-SGDR_HOST_DEVICE T average(T old, T x, T decay, T weight) {
-  const T change = x - old;
-  return weight < T(0.5) ? old + weight * change : x - change * decay;
+SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
+  const T change = end - start;
+  return weight < T(0.5) ? start + weight * change : end - change * one_minus_weight;
 }
+
+// The moving average of squares.
 template <class T>
 SGDR_HOST_DEVICE T average_square(T old, T x, T decay, T weight) {
   return decay * old + weight * x * x;
@@ -158,7 +159,7 @@ struct Adam {
       T& exp_avg_sq = states[1];
       p = p * decay;
       g = descent(g, p, weight_decay, maximize);
-      exp_avg = average(exp_avg, g, beta1, weight1);
+      exp_avg = interpolate(exp_avg, g, weight1, beta1);
       exp_avg_sq = average_square(exp_avg_sq, g, beta2, weight2);
       T second_moment = exp_avg_sq;
       if constexpr (kStates == 3) {
@@ -216,7 +217,7 @@ struct Adamax {
       T& exp_avg = states[0];
       T& exp_inf = states[1];
       g = descent(g, p, weight_decay, maximize);
-      exp_avg = average(exp_avg, g, beta1, weight1);
+      exp_avg = interpolate(exp_avg, g, weight1, beta1);
       exp_inf = larger(beta2 * exp_inf, abs_of(g) + eps);
       p = p - step_size * (exp_avg / exp_inf);
     }
@@ -312,7 +313,7 @@ struct RMSprop {
       if constexpr (kStates >= 2) {
         T& grad_avg =
             states[1];  // the momentum buffer, if there are two states and it is not centered
-        const T mean = average(grad_avg, g, alpha, weight);
+        const T mean = interpolate(grad_avg, g, weight, alpha);
         second_moment = centered ? square_avg - mean * mean : square_avg;
         grad_avg = centered ? mean : grad_avg;
       }
@@ -371,6 +372,19 @@ struct Adadelta {
       p = p - lr * delta;
     }
   };
+};
+
+// The running average of a parameter, after any of the rules.
+template <class T>
+struct AverageRule {
+  T weight, one_minus_weight;
+
+  SGDR_HOST_DEVICE explicit AverageRule(double w)
+      : weight(static_cast<T>(w)), one_minus_weight(static_cast<T>(1.0 - w)) {}
+
+  SGDR_HOST_DEVICE T operator()(T average, T param) const {
+    return interpolate(average, param, weight, one_minus_weight);
+  }
 };
 
 template <class... Algorithms>

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import _checks, _plans, reference
-from ._optimizer import FusedOptimizer, Hyper
+from ._hypers import Hyper
+from ._optimizer import FusedOptimizer, Options
+from ._param_checks import ParamSpec
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FusedAdagrad"]
 
@@ -39,6 +44,7 @@ class FusedAdagrad(FusedOptimizer):
         maximize: ascend instead of descend.
         foreach, fused: accepted as in torch; nothing depends on them.
         differentiable: must be False.
+        **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -77,6 +83,7 @@ class FusedAdagrad(FusedOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -91,12 +98,13 @@ class FusedAdagrad(FusedOptimizer):
                 "differentiable": differentiable,
                 "fused": fused,
             },
+            **options,
         )
         with torch.inference_mode(False), torch.no_grad():
             for group in self.param_groups:
                 for param in group["params"]:
                     step = torch.zeros((), dtype=torch.float64, device=param.device)
-                    self.state[param] = {"step": step, "sum": _plans.new_state(self, group, param, "sum")}
+                    self.state[param] = {"step": step, "sum": _plans.first_value(self, group, param, "sum")}
 
     def share_memory(self) -> None:
         """Moves the sums to shared memory, as in torch."""
@@ -114,9 +122,7 @@ class FusedAdagrad(FusedOptimizer):
         if key in ("lr_decay", "eps", "initial_accumulator_value"):
             _checks.rate(key, value)
 
-    def _reference_update(
-        self, spec: _plans.ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
-    ) -> None:
+    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
         assert spec.steps is not None  # the state has it
         lr, weight_decay = hypers
         reference.adagrad(

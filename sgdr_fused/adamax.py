@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from . import _checks, reference
-from ._optimizer import FusedOptimizer, Hyper
-from ._plans import ParamSpec
+from ._hypers import Hyper
+from ._optimizer import FusedOptimizer, Options
+from ._param_checks import ParamSpec
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FusedAdamax"]
 
@@ -39,6 +43,7 @@ class FusedAdamax(FusedOptimizer):
         foreach, capturable: accepted as in torch; nothing depends on them.
         maximize: ascend instead of descend.
         differentiable: must be False.
+        **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -74,6 +79,7 @@ class FusedAdamax(FusedOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -87,6 +93,7 @@ class FusedAdamax(FusedOptimizer):
                 "differentiable": differentiable,
                 "capturable": capturable,
             },
+            **options,
         )
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["adam", "adamax", "sgd"]
+__all__ = ["adam", "adamax", "average", "sgd"]
 
 
 def widest_dtype(*tensors: Tensor) -> torch.dtype:
@@ -242,3 +242,29 @@ def adamax(
     state["exp_avg"].copy_(m)
     state["exp_inf"].copy_(u)
     param.copy_(p - lr / (1 - beta1 ** state["step"].item()) * (m / u))
+
+
+@torch.no_grad()
+def average(average: Tensor, param: Tensor, weight: float) -> None:
+    """One step of a running average of a parameter.
+
+    ::
+
+        average = (1 - weight) * average + weight * p
+
+    Args:
+        average: same shape as the parameter; written.
+        param: the parameter, after its update.
+        weight: ``1 / (n + 1)`` for the mean of ``n + 1`` values, ``1 - decay`` for an exponential average; 1 replaces
+            what was there.
+
+    Example:
+        >>> mean = torch.tensor([1.0])
+        >>> average(mean, torch.tensor([4.0]), weight=1 / 3)
+        >>> mean
+        tensor([2.])
+
+    Sources: Izmailov et al., "Averaging weights leads to wider optima and better generalization" (2018), algorithm 1;
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992).
+    """
+    average.copy_(interpolate(average, param.to(average.dtype), weight))

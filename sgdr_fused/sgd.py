@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from . import _checks, reference
-from ._optimizer import FusedOptimizer, Hyper
-from ._plans import ParamSpec
+from ._hypers import Hyper
+from ._optimizer import FusedOptimizer, Options
+from ._param_checks import ParamSpec
 from ._tracked import Group
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FusedSGD"]
 
@@ -45,6 +49,7 @@ class FusedSGD(FusedOptimizer):
         differentiable: must be False.
         momentum_form: ``"torch"`` or ``"classical"``. It cannot change once there is a buffer, whose meaning it is. A
             checkpoint of ``torch.optim.SGD`` is in torch's form, and the group that it is loaded into goes on in it.
+        **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -88,6 +93,7 @@ class FusedSGD(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         momentum_form: Literal["torch", "classical"] = "torch",
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -103,6 +109,7 @@ class FusedSGD(FusedOptimizer):
                 "fused": fused,
                 "momentum_form": momentum_form,
             },
+            **options,
         )
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:

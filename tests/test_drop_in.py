@@ -58,7 +58,9 @@ def test_signature_and_defaults(algorithm: Any) -> None:
         return [(p.name, p.kind, p.default) for p in parameters]
 
     beyond = [(name, inspect.Parameter.KEYWORD_ONLY, value) for name, value in algorithm.beyond_torch.items()]
-    assert described(algorithm.fused) == described(algorithm.torch) + beyond
+    *arguments, options = described(algorithm.fused)
+    assert arguments == described(algorithm.torch) + beyond
+    assert options[:2] == ("options", inspect.Parameter.VAR_KEYWORD)
     ours, theirs = algorithm.fused(make_params(SIZES)), algorithm.torch(make_params(SIZES))
     assert isinstance(ours, torch.optim.Optimizer)
     assert ours.defaults == {**theirs.defaults, **algorithm.beyond_torch}
