@@ -186,3 +186,19 @@ def test_paths_are_those_of_the_optimizers() -> None:
 
 def test_constant_in_a_picture_of_several() -> None:
     assert points(Schedule.plot_many([Constant(0.5)], 3)) == [([0, 1, 2], [0.5, 0.5, 0.5])]
+
+
+def test_momentum_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lengths along the slope are sums worked out by hand, and the table is of what is drawn."""
+    example = runpy.run_path(str(EXAMPLE.with_name("momentum_forms.py")))
+    rates = [rate(example["RATE"], t) for t in range(100)]
+    ages = [[0.9 ** (t - k) for k in range(t + 1)] for t in range(100)]
+    outside = [r * sum(age) for r, age in zip(rates, ages, strict=True)]
+    inside = [sum(r * a for r, a in zip(rates, age, strict=False)) for age in ages]
+    for form, lengths in (("torch", outside), ("classical", inside)):
+        assert example["lengths_on_a_slope"](form, 100).tolist() == pytest.approx(lengths, rel=1e-9)
+    example["main"](["--cycles", "2", "--runs", "10", "--out", str(tmp_path / "out")])
+    with Image.open(tmp_path / "out" / "momentum.png") as picture:
+        assert min(picture.size) > 400
+    row = next(row for row in capsys.readouterr().out.splitlines() if row.startswith("5 "))
+    assert [float(number) for number in row.split()[1:3]] == pytest.approx([outside[64], inside[64]], abs=6e-5)
