@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from .reference_rounding import *  # noqa: F403
 from .reference_schedules import *  # noqa: F403
 
 # ------------------------------------------------------------------------------------- updates
