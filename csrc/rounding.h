@@ -39,7 +39,9 @@ SGDR_HOST_DEVICE void split(Half& param, int16_t& remainder, float x) {
   remainder = static_cast<int16_t>(finite ? integer & 0xffffu : 0u);
 }
 SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
-  return load(param) + static_cast<float>(remainder) * float_of((exponent_of(param) + 88u) << 23);
+  const float unit = float_of((exponent_of(param) + 88u) << 23);
+  const float sum = load(param) + static_cast<float>(remainder) * unit;
+  return remainder == 0 ? load(param) : sum;  // -0 + 0 is 0
 }
 
 // ---- Stochastic rounding: up with the probability that makes the mean right.

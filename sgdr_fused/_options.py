@@ -85,4 +85,4 @@ def checked_options(options: Any) -> Options:
 
 def new_seed() -> int:
     """By torch's generator, so that torch.manual_seed() decides."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**53, ()))  # so many fit any number that a checkpoint is written with

@@ -21,7 +21,8 @@ def join(param: Tensor, remainder: Tensor) -> Tensor:
         True
     """
     if param.dtype == torch.float16:
-        return param.float() + torch.ldexp(remainder.float(), _exponent(param) - 24)
+        whole = param.float() + torch.ldexp(remainder.float(), _exponent(param) - 24)
+        return torch.where(remainder == 0, param.float(), whole)  # -0 + 0 is 0
     bits, difference = param.view(torch.int16).int(), remainder.int()
     magnitude = bits & 0x7FFF
     stray = ((magnitude == 0) & (difference < 0)) | ((magnitude == 0x7F80) & (difference > 0))
@@ -59,8 +60,8 @@ def split(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _exponent(param: Tensor) -> Tensor:
-    """floor(log2) of float16's magnitude; of what is subnormal -14, of what is not finite any number."""
-    return (torch.frexp(param.float().nan_to_num(0.0, 65504.0, -65504.0))[1] - 1).clamp(min=-14)
+    """floor(log2) of float16's magnitude; of 0 and what is subnormal -14, of what is not finite 16."""
+    return ((param.view(torch.int16).int() >> 10) & 0x1F).clamp(min=1) - 15
 
 
 def _as_int16(bits: Tensor) -> Tensor:
