@@ -82,7 +82,8 @@ class ReferencePlan:
             grad.copy_(unscaled)
             grad = unscaled
         group, seed = optimizer.param_groups[spec.group], optimizer._rounding_seed
-        if spec.remainder is None and seed is None:
+        same = all(state.dtype == spec.param.dtype for state in spec.states)
+        if same and spec.remainder is None and seed is None:
             optimizer._reference_update(spec, grad, hypers, group)
             return
         wide = spec._replace(param=_joined(spec).clone(), states=[_widened(state) for state in spec.states])

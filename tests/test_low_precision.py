@@ -117,7 +117,7 @@ def test_nothing_is_lost_in_storage(dtype: torch.dtype) -> None:
     assert torch.equal(now.isnan(), x.isnan())
     # Float16 keeps what is subnormal in it to 2**-38; there a tie may then go to the other side.
     exact = ~x.isnan() if dtype == torch.bfloat16 else (x.abs() >= 2**-14) | (x == 0)
-    assert exact.sum() > 1000
+    assert exact.sum() > 500
     assert bits(now[exact]) == bits(x[exact])
     assert bits(param.detach().cpu()[exact]) == bits(stored[exact])
     assert bits(opt.state[param]["remainder"].cpu()[exact]) == bits(remainder[exact])
