@@ -166,7 +166,8 @@ def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> li
 def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
     ours = _with_schedules_in_place(group)
-    values = {**ours, **{key: value for key, value in saved.items() if key not in _COUNTS}}
+    from_checkpoint = {key: value for key, value in saved.items() if key not in _COUNTS}
+    values = {**ours, **optimizer._beyond_torch, **from_checkpoint}
     for schedule_key in SCHEDULE_KEYS.values():
         key = schedule_key.removesuffix("_schedule")
         data = values.pop(schedule_key, None)

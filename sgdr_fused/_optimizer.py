@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,8 @@ class FusedOptimizer(Optimizer):
     _constants: ClassVar[tuple[str, ...]]
     # Whether the state has `step`; else the count of a parameter's updates is kept beside it.
     _has_step: ClassVar[bool]
+    # Entries that torch's class does not have, and what a checkpoint without them means.
+    _beyond_torch: ClassVar[Mapping[str, Any]] = {}
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
     def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
@@ -65,9 +67,17 @@ class FusedOptimizer(Optimizer):
         """The state tensors of a parameter in this group, in the order of the kernel's."""
         raise NotImplementedError
 
+    def _initial_value(self, group: dict[str, Any], name: str) -> float:
+        """What the elements of that state are before the first step."""
+        return 0.0
+
     def _check_constant(self, key: str, value: Any) -> None:
-        """Raises for a bad value of one of `_constants`."""
+        """Raises for a bad value of an entry that is no hyperparameter."""
         raise NotImplementedError
+
+    def _kernel_constant(self, key: str, value: Any) -> float:
+        """What the kernels get for one of `_constants`."""
+        return float(value)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises for entries that do not go together, in a group that is being added."""
@@ -146,7 +156,7 @@ class FusedOptimizer(Optimizer):
             raise ValueError(f"differentiable must be False, got {value!r}: a fused step has no backward")
         if key in {hyper.key for hyper in self._hypers}:
             return self._assign_hyper(group, key, value)
-        if key in self._constants:
+        if key in self.defaults:
             self._check_constant(key, value)
         if key == "params" or key in self.defaults:
             self._changes.plan = True

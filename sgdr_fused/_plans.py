@@ -24,7 +24,6 @@ from .averages import EMA, Swapped, check_schedule
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
-    from ._options import Options
 
 AnyPlan: TypeAlias = Any
 
@@ -124,7 +123,7 @@ def _param_spec(
     state = ParamState(optimizer._changes, old or {})
     for key in wanted:
         if key not in present:
-            dict.__setitem__(state, key, _first_value(param, key, optimizer._options))
+            dict.__setitem__(state, key, first_value(optimizer, optimizer.param_groups[group], param, key))
         check_state(param, key, state[key], name)
         if state[key].device != param.device:
             raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
@@ -143,11 +142,14 @@ def _param_spec(
     return spec, None if unchanged else state
 
 
-def _first_value(param: Tensor, key: str, options: Options) -> Tensor:
+def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, key: str) -> Tensor:
+    """What is in a state before the parameter's first step."""
     if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
         return param.detach().to(average_dtype(param), copy=True)
-    dtype = torch.int16 if key == "remainder" else options["state_dtype"]
-    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    if key == "remainder":
+        return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
+    value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
+    return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
 
 
 def _steps(
@@ -230,7 +232,7 @@ def _make_plan(
                     hypers.append((float(value), None))
             else:
                 hypers.append((float(value), None))
-        groups.append((hypers, [float(group[key]) for key in optimizer._constants]))
+        groups.append((hypers, [optimizer._kernel_constant(key, group[key]) for key in optimizer._constants]))
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions

@@ -9,10 +9,11 @@ namespace sgdr_fused::cuda {
 namespace {
 
 // At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
-// registers each; three have 80. A number in double takes two, and Adam has too many of them.
+// registers each; three have 80. A number in double takes two, and with two states or more there
+// are too many of them.
 template <class Algorithm, class param_t>
 constexpr int kBlocksPerMultiprocessor =
-    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates > 16 ? 3 : 4;
+    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates >= 16 ? 3 : 4;
 
 // What a launch gets by value; `payload` behind it holds the numbers of its groups and then one
 // gradient pointer per tensor.
