@@ -80,7 +80,8 @@ AverageSpec average_spec(const std::optional<py::tuple>& from) {
   return {hyper_spec((*from)[0]), (*from)[1].cast<bool>(), (*from)[2].cast<at::Tensor>()};
 }
 
-// (param, group, active, grad or None, states, average or None, steps or None)
+// (param, group, active, grad or None, states, average or None, remainder or None, steps or None,
+// index)
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
   spec.param = from[0].cast<at::Tensor>();
@@ -89,14 +90,17 @@ TensorSpec tensor_spec(const py::tuple& from) {
   spec.grad = tensor_or_undefined(from[3]);
   spec.states = from[4].cast<std::vector<at::Tensor>>();
   spec.average = tensor_or_undefined(from[5]);
-  spec.steps = tensor_or_undefined(from[6]);
+  spec.remainder = tensor_or_undefined(from[6]);
+  spec.steps = tensor_or_undefined(from[7]);
+  spec.index = from[8].cast<int32_t>();
   return spec;
 }
 
 std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std::string& backend,
                                          const at::Tensor& clock, const py::list& groups,
                                          const py::list& tensors, bool steps_are_state,
-                                         const std::optional<py::tuple>& average) {
+                                         const std::optional<py::tuple>& average,
+                                         std::optional<uint64_t> rounding_seed) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
     group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
@@ -107,7 +111,7 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
   }
   return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
                                          std::move(tensor_specs), steps_are_state,
-                                         average_spec(average));
+                                         average_spec(average), rounding_seed);
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -168,7 +172,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("values", &CompiledSchedule::values, py::arg("n"));
   py::class_<OptimizerPlan>(module, "Plan")
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
-           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"))
+           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
+           py::arg("rounding_seed"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

@@ -1,7 +1,7 @@
 """Fused PyTorch optimizers whose learning-rate schedule runs on the device, inside the update."""
 
 from . import schedules
-from ._optimizer import Options
+from ._options import Options
 from .adadelta import FusedAdadelta
 from .adagrad import FusedAdagrad
 from .adam import FusedAdam, FusedAdamW

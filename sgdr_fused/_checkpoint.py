@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from . import _checks, _param_checks
 from ._hypers import SCHEDULE_KEYS
+from ._options import checked_options
 from ._tracked import ParamState, State
 from .schedules import Schedule
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._tracked import Group
 
 # Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged")
+_COUNTS = ("clock", "n_averaged", "rounding_seed")
 
 
 # ---- saving
@@ -47,6 +48,8 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
         packed["clock"] = clock
         if optimizer.average is not None:
             packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
+        if optimizer._rounding_seed is not None:
+            packed["rounding_seed"] = optimizer._rounding_seed
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
     state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
@@ -122,6 +125,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
+    rounding_seed = _same_in_all("rounding_seed", saved_groups)
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
@@ -129,6 +133,8 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     optimizer.param_groups = [*groups]
     optimizer.state = state
     optimizer.n_averaged.fill_(n_averaged)
+    if optimizer._rounding_seed is not None and rounding_seed is not None:
+        optimizer._rounding_seed = rounding_seed
     if clock is not None:
         optimizer.clock.fill_(clock)
     elif keeps_schedules:
@@ -182,10 +188,10 @@ def _loaded_state(
     optimizer: FusedOptimizer, groups: list[Group], saved_groups: list[dict[str, Any]], saved_state: dict[Any, Any]
 ) -> State:
     places: dict[Any, tuple[Tensor, tuple[str, ...], str]] = {}  # parameter, names of its states, where it is
-    averages = () if optimizer.average is None else ("average",)
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            places[key] = param, (*optimizer._state_names(group), *averages), f"parameter {k} of group {i}"
+            names = (*optimizer._state_names(group), *_param_checks.kept_beside(param, optimizer._options))
+            places[key] = param, names, f"parameter {k} of group {i}"
     state: dict[Any, Any] = {}
     for key, values in saved_state.items():
         if key not in places:
@@ -245,7 +251,8 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
         "state": state,
         "param_groups": [_with_schedules_in_place(group) for group in optimizer.param_groups],
         "clock": int(optimizer.clock),
-        "average": optimizer.average,
+        "options": optimizer._options,
+        "rounding_seed": optimizer._rounding_seed,
         "n_averaged": int(optimizer.n_averaged),
     }
 
@@ -253,7 +260,8 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
 def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
     if "_changes" not in optimizer.__dict__:
         optimizer._reset()
-        optimizer._average = state.get("average")
+        optimizer._options = checked_options(state.get("options", {}))
+        optimizer._rounding_seed = state.get("rounding_seed")
     # Hooks and such; the rest goes through our own setters.
     Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})
     if "param_groups" in state:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,40 +16,13 @@ from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
+from ._options import Options, checked_options, new_seed
 from ._tracked import Changes, Group, State
 from .averages import Average
 from .schedules import Schedule
 
-
-class Options(TypedDict, total=False):
-    """What every fused optimizer takes beside the arguments of its counterpart in torch.
-
-    Args:
-        average: keep a running average of each parameter in ``state[p]["average"]``, inside the update, for
-            :meth:`FusedSGD.swap_average`. ``"cycle"``: the mean of the weights at the end of each cycle of ``lr``, just
-            before it restarts; the cycles are those of the first Schedule that stands for ``lr``. An
-            :class:`EMA`: an exponential average over the steps. None: no average. An average is float32, or
-            float64 where the parameter is. Skipped steps do not count.
-
-    Raises:
-        ValueError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``.
-
-    Example:
-        >>> import torch
-        >>> from sgdr_fused import FusedSGD
-        >>> from sgdr_fused.schedules import CosineWarmRestarts
-        >>> weight = torch.nn.Parameter(torch.zeros(1))
-        >>> optimizer = FusedSGD([weight], lr=CosineWarmRestarts(1.0, T_0=1), average="cycle")
-        >>> for _ in range(3):
-        ...     weight.grad = torch.tensor([-1.0])
-        ...     optimizer.step()
-        >>> optimizer.state[weight]["average"].item(), int(optimizer.n_averaged)  # of 1, 2 and 3
-        (2.0, 3)
-
-    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018).
-    """
-
-    average: Average
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class FusedOptimizer(Optimizer):
@@ -65,13 +38,14 @@ class FusedOptimizer(Optimizer):
     _beyond_torch: ClassVar[Mapping[str, Any]] = {}
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
-    def __init__(self, params: Any, defaults: dict[str, Any], *, average: Average = None) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
         if isinstance(params, Iterable) and not isinstance(params, Tensor):
             params = list(params)
             if not params:
                 raise ValueError("params must not be empty, got []")
         self._reset()
-        self._average = averages.check_average(average)
+        self._options = checked_options(options)
+        self._rounding_seed = new_seed() if self._options["stochastic_rounding"] else None
         super().__init__(params, defaults)
         averages.check_schedule(self)
 
@@ -146,7 +120,7 @@ class FusedOptimizer(Optimizer):
             raise TypeError(f"param_group must be a dict, got {param_group!r}")
         values = {**param_group, "params": _param_checks.listed(param_group.get("params"))}
         taken = {p for group in self._param_groups for p in group["params"]}
-        _param_checks.check_params(values["params"], taken)
+        _param_checks.check_params(values["params"], taken, self._options)
         before = len(self._param_groups)
         super().add_param_group(values)
         try:
@@ -230,7 +204,7 @@ class FusedOptimizer(Optimizer):
     @property
     def average(self) -> Average:
         """What the constructor was given as ``average``."""
-        return self._average
+        return self._options["average"]
 
     @property
     def n_averaged(self) -> Tensor:

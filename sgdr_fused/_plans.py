@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import _backend, _checks
 from ._cycle_ends import schedule_of
-from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state
+from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state, kept_beside
 from ._reference_plan import ReferencePlan
 from ._tracked import ParamState
 from .averages import EMA, Swapped, check_schedule
@@ -52,11 +52,13 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
     counts = _Counts(params)
+    indices = {param: index for index, param in enumerate(params)}
     with torch.inference_mode(False), torch.no_grad():
         for i, group in enumerate(groups):
             names = optimizer._state_names(group)
             for k, param in enumerate(group["params"]):
-                spec, state = _param_spec(optimizer, param, i, names, counts, f"parameter {k} of group {i}")
+                name = f"parameter {k} of group {i}"
+                spec, state = _param_spec(optimizer, param, i, indices[param], names, counts, name)
                 specs.setdefault(param.device, []).append(spec)
                 if state is not None:
                     new_states.append((param, state))
@@ -94,21 +96,27 @@ def _check_displays(groups: list[Any]) -> None:
 
 
 def _param_spec(
-    optimizer: FusedOptimizer, param: Tensor, group: int, names: tuple[str, ...], counts: _Counts, name: str
+    optimizer: FusedOptimizer,
+    param: Tensor,
+    group: int,
+    index: int,
+    names: tuple[str, ...],
+    counts: _Counts,
+    name: str,
 ) -> tuple[ParamSpec, ParamState | None]:
     """The spec, and the state with what was missing in it, or None where nothing was."""
-    check_param(param, name)
+    check_param(param, name, optimizer._options)
     grad = param.grad
     if grad is not None:
         check_grad(param, grad, name)
-    averages = optimizer.average is not None
-    if not names and not averages:
-        return ParamSpec(param, group, True, grad, [], None, None), None
+    beside = kept_beside(param, optimizer._options)
+    if not names and not beside:
+        return ParamSpec(param, group, True, grad, [], None, None, None, index), None
     old = dict.get(optimizer.state, param)
-    wanted = (*names, "average") if averages else names
+    wanted = (*names, *beside)
     present = [key for key in wanted if old is not None and old.get(key) is not None]
     if grad is None and not present:
-        return ParamSpec(param, group, False, None, [], None, None), None
+        return ParamSpec(param, group, False, None, [], None, None, None, index), None
     if set(present) & set(names) and not set(names) <= set(present):
         raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
 
@@ -129,15 +137,19 @@ def _param_spec(
         steps = _steps(optimizer, param, state, getattr(old, "steps", None), stepped, counts, name)
     state.steps = steps
     unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
-    average = state["average"] if averages else None
-    return ParamSpec(param, group, True, grad, states, average, steps), None if unchanged else state
+    average, remainder = (state[key] if key in beside else None for key in ("average", "remainder"))
+    spec = ParamSpec(param, group, True, grad, states, average, remainder, steps, index)
+    return spec, None if unchanged else state
 
 
 def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, key: str) -> Tensor:
     """What is in a state before the parameter's first step."""
     if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
         return param.detach().to(average_dtype(param), copy=True)
-    return torch.full_like(param, optimizer._initial_value(group, key), memory_format=torch.preserve_format)
+    if key == "remainder":
+        return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
+    value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
+    return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
 
 
 def _steps(
@@ -226,7 +238,16 @@ def _make_plan(
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
     extension: Any = _backend.load()
     average = _average_of(optimizer, device)
-    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step, average)
+    plan = extension.Plan(
+        optimizer._algorithm,
+        backend,
+        clock,
+        groups,
+        specs,
+        optimizer._has_step,
+        average,
+        optimizer._rounding_seed,
+    )
     return plan, reads, conversions
 
 
