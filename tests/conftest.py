@@ -32,9 +32,22 @@ elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
 
 
+def leaves_out_once() -> bool:
+    """Whether tests marked `once` are left out: this is not the run that they are for."""
+    return cases.expected_backend() != "cpu"
+
+
 def pytest_report_header() -> str:
     emulated = " (emulated)" if cases.PRETEND else ""
-    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}"
+    left_out = ", without the tests marked once (they run with backend cpu)" if leaves_out_once() else ""
+    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    once = [item for item in items if item.get_closest_marker("once")]
+    if once and leaves_out_once():
+        config.hook.pytest_deselected(items=once)
+        items[:] = [item for item in items if item not in once]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Breaks the CUDA sources on purpose, one place at a time, and checks that the tests notice each time.
 
-    python tests/mutate_cuda.py [--gpu-runner COMMAND] [NAME ...]
+    python tests/mutate_cuda.py [--gpu-runner COMMAND] [--jobs N] [NAME ...]
 
 A mutation is caught if the sources still compile and an assertion fails, on values or on counts; a test that ends in
 any other error does not count. Most run on the emulated kernels. Some only show where accesses are ordered as loosely
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,49 +118,59 @@ def prepare_for_races(checkout: Path) -> None:
     subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
 
 
+def verdict_on(mutation: Mutation, checkouts: queue.Queue[Path], runner: str) -> tuple[bool, str]:
+    """Whether it is caught, and by what; in whichever checkout is free."""
+    start = time.monotonic()
+    checkout = checkouts.get()
+    path, report = checkout / mutation.path, checkout / "report.xml"
+    text = path.read_text()
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        if mutation.is_race:
+            prepare_for_races(checkout)
+        done = run_tests(checkout, mutation, runner, report)
+        caught = failed_assertion(report) if done.returncode == 1 else None
+    finally:
+        path.write_text(text)
+        checkouts.put(checkout)
+    by = f"{caught[0]}: {caught[1]}" if caught else f"NOT CAUGHT (exit {done.returncode})\n{done.stdout[-2000:]}"
+    return caught is not None, f"{mutation.name} ({time.monotonic() - start:.0f} s): {by}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gpu-runner", default="", help="a command that runs a program on a pretend GPU")
+    parser.add_argument("--jobs", type=int, default=2, help="mutations at a time, each in a checkout of its own")
     parser.add_argument("names", nargs="*", help="mutations whose names contain one of these; default: all")
     arguments = parser.parse_args()
     chosen = [m for m in MUTATIONS if not arguments.names or any(name in m.name for name in arguments.names)]
+    for mutation in chosen:
+        if mutation.old not in (ROOT / mutation.path).read_text():
+            print(f"{mutation.name}: {mutation.path} no longer contains {mutation.old!r}")
+            return 1
     left_out = [m for m in chosen if m.is_race and not arguments.gpu_runner]
-    runner = arguments.gpu_runner
     chosen = [m for m in chosen if m not in left_out]
+    chosen.sort(key=lambda m: not m.is_race)  # which takes longest
 
-    survived = []
     with tempfile.TemporaryDirectory() as scratch:
-        checkout, report = Path(scratch, "checkout"), Path(scratch, "report.xml")
-        copy_checkout(checkout)
-        whole = run_tests(checkout, None, runner, report)
+        checkouts: queue.Queue[Path] = queue.Queue()
+        for i in range(arguments.jobs):
+            checkout = Path(scratch, f"checkout{i}")
+            copy_checkout(checkout)
+            checkouts.put(checkout)
+        whole = run_tests(checkout, None, arguments.gpu_runner, checkout / "report.xml")
         if whole.returncode != 0:
             print(f"the tests fail without a mutation:\n{whole.stdout}\n{whole.stderr}")
             return 1
-        for mutation in chosen:
-            path = checkout / mutation.path
-            text = path.read_text()
-            if mutation.old not in text:
-                print(f"{mutation.name}: {mutation.path} no longer contains {mutation.old!r}")
-                return 1
-            start = time.monotonic()
-            path.write_text(text.replace(mutation.old, mutation.new))
-            try:
-                if mutation.is_race:
-                    prepare_for_races(checkout)
-                done = run_tests(checkout, mutation, runner, report)
-            finally:
-                path.write_text(text)
-            caught = failed_assertion(report) if done.returncode == 1 else None
-            if caught is None:
-                survived.append(mutation)
-            by = (
-                f"{caught[0]}: {caught[1]}" if caught else f"NOT CAUGHT (exit {done.returncode})\n{done.stdout[-2000:]}"
-            )
-            print(f"{mutation.name} ({time.monotonic() - start:.0f} s): {by}", flush=True)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            verdicts = [pool.submit(verdict_on, m, checkouts, arguments.gpu_runner) for m in chosen]
+            for verdict in as_completed(verdicts):
+                print(verdict.result()[1], flush=True)
+    caught = sum(verdict.result()[0] for verdict in verdicts)
     for mutation in left_out:
         print(f"{mutation.name}: not run, needs --gpu-runner")
-    print(f"{len(chosen) - len(survived)} of {len(chosen)} mutations caught")
-    return 1 if survived else 0
+    print(f"{caught} of {len(chosen)} mutations caught")
+    return 0 if caught == len(chosen) else 1
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from torch_schedulers import (
 from sgdr_fused import FusedAdam, FusedAdamW, FusedSGD
 from sgdr_fused.schedules import Table, from_torch
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("make", CLOSED)
 def test_goes_on_where_the_scheduler_stands(make: Make) -> None:

@@ -34,6 +34,8 @@ from torch_schedulers import (
 
 from sgdr_fused.schedules import from_torch
 
+pytestmark = pytest.mark.once
+
 # ------------------------------------------------------- schedulers that stand where no step has led
 
 

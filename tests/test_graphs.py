@@ -80,8 +80,9 @@ def test_a_thousand_replays(case: Case) -> None:
         for opt, step in ((replayed, graph.replay), (eager, eager.step)):
             opt.found_inf.fill_(float(skip))
             opt.grad_scale.fill_(1.0 + t % 4)
-            for param, new in zip(params_of(opt), gradients[t % 5], strict=True):
-                param.grad.copy_(new)
+            if t % 5 == 0:
+                for param, new in zip(params_of(opt), gradients[t % 25 // 5], strict=True):
+                    param.grad.copy_(new)
             step()
         for schedule, group, other in zip(SCHEDULES, replayed.param_groups, eager.param_groups, strict=True):
             assert bits(group["lr"]) == bits(other["lr"]), f"rate after replay {t}"

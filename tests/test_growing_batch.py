@@ -27,6 +27,8 @@ from sgdr_fused.schedules import (
     Warmup,
 )
 
+pytestmark = pytest.mark.once
+
 HALVING = Step(0.4, step_size=3, gamma=0.5)
 
 

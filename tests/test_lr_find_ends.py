@@ -114,6 +114,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 def test_processes_stop_together(tmp_path: Path) -> None:
     """Else one would wait for the other's gradients for ever."""

@@ -15,6 +15,8 @@ from torch import Tensor
 from sgdr_fused import LRFindResult
 from sgdr_fused._suggestions import RULES, longest_fall
 
+pytestmark = pytest.mark.once
+
 LOG_LRS = torch.linspace(-5, 1, 121, dtype=torch.float64)  # 20 points per decade
 LRS = 10**LOG_LRS
 

@@ -30,6 +30,8 @@ from torch import Tensor
 
 from sgdr_fused import reference
 
+pytestmark = pytest.mark.once
+
 # Two falls, a step at rate 0, and a rise.
 RATES = (0.1, 0.075, 0.025, 0.1, 0.0, 0.09, 0.05, 0.02, 0.001, 0.03, 0.06, 0.09)
 State = dict[str, Tensor]

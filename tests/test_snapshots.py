@@ -204,6 +204,7 @@ print(acknowledged, leftovers)
 """
 
 
+@pytest.mark.once
 def test_killed_at_200_random_moments(tmp_path: Path) -> None:
     """Each time, every snapshot that was reported is there and whole."""
     root = Path(__file__).resolve().parent.parent

@@ -63,7 +63,7 @@ RESNET50 = Model("161_tensors", tuple(1 + i % 40 for i in range(161)))
 MODELS = (
     Model("50_groups", tuple(1 + i % 9 for i in range(200)), groups=50),
     Model("3000_tensors", tuple(1 + i % 3 for i in range(3000)), steps=2),
-    Model("10000_tensors", (6,) * 10_000, launches=3, steps=2, views=VIEWS),
+    Model("10000_tensors", (6,) * 10_000, launches=3, steps=1, views=VIEWS),
     Model("two_dtypes", (5, 33, 0, 17), groups=2, dtypes=(torch.float32, torch.bfloat16), launches=2),
 )
 
