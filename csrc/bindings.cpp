@@ -80,6 +80,12 @@ AverageSpec average_spec(const std::optional<py::tuple>& from) {
   return {hyper_spec((*from)[0]), (*from)[1].cast<bool>(), (*from)[2].cast<at::Tensor>()};
 }
 
+// (max_value, max_norm, raises, norm or None, skipped or None)
+ClippingSpec clipping_spec(const py::tuple& from) {
+  return {from[0].cast<double>(), from[1].cast<double>(), from[2].cast<bool>(),
+          tensor_or_undefined(from[3]), tensor_or_undefined(from[4])};
+}
+
 // (param, group, active, grad or None, states, average or None, steps or None)
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
@@ -96,7 +102,8 @@ TensorSpec tensor_spec(const py::tuple& from) {
 std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std::string& backend,
                                          const at::Tensor& clock, const py::list& groups,
                                          const py::list& tensors, bool steps_are_state,
-                                         const std::optional<py::tuple>& average) {
+                                         const std::optional<py::tuple>& average,
+                                         const py::tuple& clipping) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
     group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
@@ -107,7 +114,7 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
   }
   return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
                                          std::move(tensor_specs), steps_are_state,
-                                         average_spec(average));
+                                         average_spec(average), clipping_spec(clipping));
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -168,7 +175,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("values", &CompiledSchedule::values, py::arg("n"));
   py::class_<OptimizerPlan>(module, "Plan")
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
-           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"))
+           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
+           py::arg("clipping"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

@@ -9,6 +9,10 @@
 
 namespace sgdr_fused::cpu {
 
+// Elements that are worked on at a time where they have to be brought into another type or order,
+// and back: so few that all operands' stay in the first-level cache.
+constexpr int64_t kBlock = 512;
+
 // One operand of a tensor.
 struct Memory {
   void* data;

@@ -4,33 +4,9 @@
 #include <cuda_runtime.h>
 
 #include "update_element.cuh"
+#include "vector.cuh"
 
 namespace sgdr_fused::cuda {
-
-constexpr int kVectorBytes = 16;
-
-// As many elements as one 128-bit access moves.
-template <class scalar_t>
-struct alignas(kVectorBytes) Vector {
-  static constexpr int kCount = kVectorBytes / sizeof(scalar_t);
-  scalar_t elements[kCount];
-
-  __device__ static Vector load(const scalar_t* from) {
-    Vector vector;
-    *reinterpret_cast<int4*>(vector.elements) = *reinterpret_cast<const int4*>(from);
-    return vector;
-  }
-  __device__ void store(scalar_t* to) const {
-    *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(elements);
-  }
-};
-
-// Every operand is in global memory, which the compiler cannot know of a pointer that it loads.
-template <class T>
-__device__ T* global(void* pointer) {
-  __builtin_assume(__isGlobal(pointer));
-  return static_cast<T*>(pointer);
-}
 
 // Where this thread's next element lies in each operand of the update.
 template <int kStates, class param_t, class state_t>
@@ -89,7 +65,7 @@ __device__ void average_vector(const volatile ChunkAverage& chunk, const Vector<
 // accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
 // pointers move along, because others to start from again would take twice the registers.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+__device__ void update_dense(const Rule& rule, const volatile GradChange<opmath_t<param_t>>& change,
                              const volatile ChunkAverage& average, const Tensor& tensor, void* grad,
                              int64_t begin, int count) {
   using T = opmath_t<param_t>;
@@ -121,14 +97,14 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
         state_t* element_states[kMaxStates] = {};
 #pragma unroll
         for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
-        update_element<kStates>(rule, unscale, grad_scale, p.elements[part + j],
-                                g.elements[part + j], element_states);
+        update_element<kStates>(rule, change, p.elements[part + j], g.elements[part + j],
+                                element_states);
       }
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].store(at.states[k] + part);
     }
     p.store(at.param);
-    if (unscale) g.store(at.grad);
+    if (change.unscales) g.store(at.grad);
     if (average.weight != 0.0) average_vector<param_t>(average, p, count - tail - left);
     at.advance(kThreads * kCount);
   }
@@ -136,7 +112,7 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
   at.advance(left + static_cast<int>(threadIdx.x));
 #pragma unroll 1
   for (int i = threadIdx.x; i < tail; i += kThreads) {
-    update_element<kStates>(rule, unscale, grad_scale, *at.param, *at.grad, at.states);
+    update_element<kStates>(rule, change, *at.param, *at.grad, at.states);
     if (average.weight != 0.0) {
       T& value = global<T>(average.average)[count - tail + i];
       value = AverageRule<T>(average.weight)(value, load(*at.param));

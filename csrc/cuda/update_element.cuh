@@ -1,23 +1,33 @@
 // What a block does to one element, and to a chunk whose operands are not all dense.
 #pragma once
 
+#include "../clipping.h"
 #include "../fused_step.h"
+#include "launch.cuh"
 
 namespace sgdr_fused::cuda {
 
-constexpr int kThreads = 256;  // per block
+// What becomes of a gradient on its way to the rule. In shared memory and volatile, so that it is
+// read where it is used and takes no registers in between.
+template <class T>
+struct GradChange {
+  bool unscales, clips;
+  T scale, max_value, coefficient;
+};
 
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
 // where it is unscaled, as torch's fused optimizers do.
 template <int kStates, class Rule, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+SGDR_HOST_DEVICE void update_element(const Rule& rule,
+                                     const volatile GradChange<opmath_t<param_t>>& change,
                                      param_t& param, param_t& grad, state_t* const* states) {
   using T = opmath_t<param_t>;
   T p = load(param), g = load(grad);
-  if (unscale) {
-    g = g / grad_scale;
+  if (change.unscales) {
+    g = g / change.scale;
     store(grad, g);
   }
+  if (change.clips) g = clamped<T>(g, change.max_value) * change.coefficient;
   T s[kStates > 0 ? kStates : 1] = {};
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
@@ -29,7 +39,8 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<pa
 
 // Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+__device__ void update_strided(const Rule& rule,
+                               const volatile GradChange<opmath_t<param_t>>& change,
                                const Tensor& tensor, const Layout& layout, void* grad,
                                const int64_t (&start)[kMaxDims], int count) {
 #pragma unroll 1
@@ -41,8 +52,7 @@ __device__ void update_strided(const Rule& rule, bool unscale, opmath_t<param_t>
     for (int k = 0; k < kStates; ++k) {
       states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
     }
-    update_element<kStates>(rule, unscale, grad_scale,
-                            static_cast<param_t*>(tensor.param)[offsets[0]],
+    update_element<kStates>(rule, change, static_cast<param_t*>(tensor.param)[offsets[0]],
                             static_cast<param_t*>(grad)[offsets[1]], states);
   }
 }
