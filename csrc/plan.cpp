@@ -110,6 +110,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     }
   }
   Clipping clips = {};
+  clips.is_on = std::isfinite(clipping_.max_value) || clipping_.max_norm >= 0.0;
   clips.max_value = clipping_.max_value;
   clips.max_norm = clipping_.max_norm;
   if (clipping_.norm.defined()) {

@@ -81,6 +81,7 @@ struct ChunkNorm {
 
 // What is done to gradients before the update, and with a step whose gradients are not finite.
 struct Clipping {
+  bool is_on;         // gradients are clamped or scaled down
   double max_value;   // elements are clamped to [-max_value, max_value]
   double max_norm;    // of all gradients together; negative: not limited
   double* norm;       // of this step's gradients, clamped if they are; null: nothing is measured

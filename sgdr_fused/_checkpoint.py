@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from . import _checks, _param_checks
 from ._hypers import SCHEDULE_KEYS
 from ._tracked import ParamState, State
+from .clipping import Clipping, Measured
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._tracked import Group
 
 # Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged")
+_COUNTS = ("clock", "n_averaged", "skipped_steps")
 
 
 # ---- saving
@@ -47,6 +48,8 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
         packed["clock"] = clock
         if optimizer.average is not None:
             packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
+        if optimizer._clipping.skip_nonfinite:
+            packed["skipped_steps"] = torch.tensor(int(optimizer.skipped_steps), dtype=torch.int64)
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
     state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
@@ -122,6 +125,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
+    skipped_steps = _same_in_all("skipped_steps", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
@@ -129,6 +133,8 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     optimizer.param_groups = [*groups]
     optimizer.state = state
     optimizer.n_averaged.fill_(n_averaged)
+    if optimizer._clipping.skip_nonfinite:
+        optimizer.skipped_steps.fill_(skipped_steps)
     if clock is not None:
         optimizer.clock.fill_(clock)
     elif keeps_schedules:
@@ -246,6 +252,8 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
         "clock": int(optimizer.clock),
         "average": optimizer.average,
         "n_averaged": int(optimizer.n_averaged),
+        "clipping": optimizer._clipping,
+        "skipped_steps": int(optimizer.skipped_steps) if optimizer._clipping.skip_nonfinite else 0,
     }
 
 
@@ -253,6 +261,8 @@ def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
     if "_changes" not in optimizer.__dict__:
         optimizer._reset()
         optimizer._average = state.get("average")
+        optimizer._clipping = state.get("clipping", Clipping())
+        optimizer._measured = Measured(state.get("skipped_steps", 0))
     # Hooks and such; the rest goes through our own setters.
     Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})
     if "param_groups" in state:

@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages
+from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages, clipping
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
 from ._tracked import Changes, Group, State
 from .averages import Average
+from .clipping import Clipping, Measured
 from .schedules import Schedule
 
 
@@ -30,9 +31,19 @@ class Options(TypedDict, total=False):
             before it restarts; the cycles are those of the first Schedule that stands for ``lr``. An
             :class:`EMA`: an exponential average over the steps. None: no average. An average is float32, or
             float64 where the parameter is. Skipped steps do not count.
+        max_grad_norm: scale all gradients down by one factor to this Euclidean norm, over all groups, where theirs is
+            larger: ``torch.nn.utils.clip_grad_norm_``, but without writing them. :attr:`FusedSGD.grad_norm` is that
+            norm; ``math.inf`` only measures it.
+        max_grad_value: clamp each element to ``[-max_grad_value, max_grad_value]``, before the norm is taken:
+            ``torch.nn.utils.clip_grad_value_``, but without writing the gradients.
+        error_if_nonfinite: ``step()`` raises where the norm is not finite, with everything as it was. To know, the
+            host waits for the device at each step. A step that a GradScaler skips does not raise.
+        skip_nonfinite: a step with a gradient that is not finite is skipped, on the device: nothing is changed, the
+            clock included, but :attr:`FusedSGD.skipped_steps`, which also counts a GradScaler's skipped steps.
 
     Raises:
-        ValueError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``.
+        ValueError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``; parameters on
+            several devices where the norm is needed, which it is for all but ``average`` and ``max_grad_value``.
 
     Example:
         >>> import torch
@@ -46,10 +57,23 @@ class Options(TypedDict, total=False):
         >>> optimizer.state[weight]["average"].item(), int(optimizer.n_averaged)  # of 1, 2 and 3
         (2.0, 3)
 
-    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018).
+        >>> optimizer = FusedSGD([weight], lr=0.25, max_grad_norm=2.0, skip_nonfinite=True)
+        >>> for gradient in (-8.0, float("nan")):
+        ...     weight.grad = torch.tensor([gradient])
+        ...     optimizer.step()
+        ...     print(optimizer.grad_norm.item(), round(weight.item(), 6), optimizer.skipped_steps.item())
+        8.0 3.5 0
+        nan 3.5 1
+
+    Sources: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018); Pascanu,
+    Mikolov & Bengio, "On the difficulty of training recurrent neural networks" (2013).
     """
 
     average: Average
+    max_grad_norm: float | None
+    max_grad_value: float | None
+    error_if_nonfinite: bool
+    skip_nonfinite: bool
 
 
 class FusedOptimizer(Optimizer):
@@ -63,15 +87,17 @@ class FusedOptimizer(Optimizer):
     _has_step: ClassVar[bool]
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
-    def __init__(self, params: Any, defaults: dict[str, Any], *, average: Average = None) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], *, average: Average = None, **clips: Any) -> None:
         if isinstance(params, Iterable) and not isinstance(params, Tensor):
             params = list(params)
             if not params:
                 raise ValueError("params must not be empty, got []")
         self._reset()
         self._average = averages.check_average(average)
+        self._clipping, self._measured = Clipping(**clips), Measured()
         super().__init__(params, defaults)
         averages.check_schedule(self)
+        self._clipping.check_devices(param for group in self._param_groups for param in group["params"])
 
     def _reset(self) -> None:
         """The fields that neither a pickle nor a deepcopy carries."""
@@ -229,6 +255,20 @@ class FusedOptimizer(Optimizer):
         ``n_averaged.zero_()`` starts them anew: what comes next replaces them.
         """
         return self._count_on(self._first_device())
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The Euclidean norm of all gradients at the last step, before ``max_grad_norm``: a 0-dim float64 tensor.
+
+        It is on the parameters' device, always the same tensor, and also written by replays of a CUDA graph. An
+        AttributeError without an option that needs it.
+        """
+        return clipping.norm_of(self)
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """With ``skip_nonfinite``, how many steps were skipped: a 0-dim int64 tensor on the parameters' device."""
+        return clipping.skipped_of(self)
 
     def _first_device(self) -> torch.device:
         for group in self._param_groups:

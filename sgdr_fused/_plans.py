@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from . import _backend, _checks
+from . import _backend, _checks, clipping
 from ._cycle_ends import schedule_of
 from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state
 from ._reference_plan import ReferencePlan
@@ -48,6 +48,7 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     check_apart(params)
     _check_displays(groups)
     check_schedule(optimizer)
+    optimizer._clipping.check_devices(params)
 
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
@@ -225,7 +226,8 @@ def _make_plan(
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
     extension: Any = _backend.load()
     average = _average_of(optimizer, device)
-    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step, average)
+    clips = clipping.for_plan(optimizer._clipping, optimizer._measured, device)
+    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step, average, clips)
     return plan, reads, conversions
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import clipping, reference
 from ._cycle_ends import schedule_of
 from ._param_checks import ParamSpec
 from .averages import EMA
@@ -36,7 +36,12 @@ class ReferencePlan:
 
     @torch.no_grad()
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        if found_inf is not None and float(found_inf) != 0:
+        optimizer = self._optimizer()
+        assert optimizer is not None  # it is what calls us
+        updated = [spec for spec in self._specs if spec.param.grad is not None]
+        unscaled = [_unscaled(spec.param.grad, grad_scale) for spec in updated]
+        clipped = clipping.by_reference(optimizer, unscaled, self.device, found_inf)
+        if clipped is None:
             return
         clock = int(self._clock)
         hypers = [
@@ -46,33 +51,18 @@ class ReferencePlan:
             ]
             for i, (values, _) in enumerate(self._groups)
         ]
-        optimizer = self._optimizer()
-        assert optimizer is not None  # it is what calls us
         weight = self._average_weight(optimizer, clock)
+        for spec, grad, used in zip(updated, unscaled, clipped, strict=True):
+            if grad_scale is not None:
+                spec.param.grad.copy_(grad)
+            optimizer._reference_update(spec, used, hypers[spec.group], optimizer.param_groups[spec.group])
         for spec in self._specs:
-            grad = spec.param.grad
-            if grad is not None:
-                self._update(optimizer, spec, grad, grad_scale, hypers[spec.group])
             if weight and spec.average is not None:
                 reference.average(spec.average, spec.param, weight)
         if weight:
             optimizer._count_on(self.device).data.add_(1)
         self._clock.data.add_(1)
         self.show()
-
-    def _update(
-        self,
-        optimizer: FusedOptimizer,
-        spec: ParamSpec,
-        grad: Tensor,
-        grad_scale: Tensor | None,
-        hypers: list[float],
-    ) -> None:
-        if grad_scale is not None:
-            unscaled = grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale
-            grad.copy_(unscaled)
-            grad = unscaled
-        optimizer._reference_update(spec, grad, hypers, optimizer.param_groups[spec.group])
 
     def _average_weight(self, optimizer: FusedOptimizer, clock: int) -> float:
         """How far this step moves the averages."""
@@ -91,3 +81,7 @@ class ReferencePlan:
             for value, display in hypers:
                 if display is not None:
                     display.data.fill_(value(clock))
+
+
+def _unscaled(grad: Tensor, grad_scale: Tensor | None) -> Tensor:
+    return grad if grad_scale is None else grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <type_traits>
 
 #include "../clipping.h"
@@ -235,8 +234,7 @@ bool step(int algorithm, const Step& step, ParallelFor parallel_for) {
   const Clipping& clipping = step.plan.clipping;
   if (skips(clipping, step.found_inf)) return false;
   const Clip clip = {clipping.max_value, clip_coefficient(clipping)};
-  const bool clips = std::isfinite(clip.max_value) || clip.coefficient != 1.0;
-  dispatch(AllAlgorithms{}, algorithm, step, clips ? &clip : nullptr, parallel_for);
+  dispatch(AllAlgorithms{}, algorithm, step, clipping.is_on ? &clip : nullptr, parallel_for);
   if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;
   for (int32_t i = 0; i < step.plan.num_displays; ++i) {

@@ -68,34 +68,31 @@ __device__ ChunkAverage chunk_average(const Work& work) {
 }
 
 template <class T>
-__device__ GradChange<T> grad_change(const Header& header) {
-  const bool unscales = header.grad_scale != nullptr;
-  const Clipping& clipping = header.plan.clipping;
-  const T max_value = static_cast<T>(clipping.max_value);
-  const T coefficient = static_cast<T>(clip_coefficient(clipping));
-  const bool clips = isfinite(clipping.max_value) || coefficient != T(1);
-  return {unscales, clips, unscales ? static_cast<T>(*header.grad_scale) : T(1), max_value,
-          coefficient};
+__device__ GradFactors<T> grad_factors(const Header& header) {
+  return {header.grad_scale == nullptr ? T(1) : static_cast<T>(*header.grad_scale),
+          static_cast<T>(header.plan.clipping.max_value),
+          static_cast<T>(clip_coefficient(header.plan.clipping))};
 }
 
 template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
 __device__ void update_chunk(const typename Algorithm::Scalars& scalars,
-                             const volatile GradChange<opmath_t<param_t>>& change, const Work& work,
-                             const Header& header) {
+                             const volatile GradFactors<opmath_t<param_t>>& factors,
+                             const Work& work, const Header& header) {
   using T = opmath_t<param_t>;
   if constexpr (kStates > Algorithm::kMinStates) {
     if (work.tensor.num_states < kStates) {
-      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, change, work, header);
+      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, factors, work, header);
     }
   }
   const typename Algorithm::template Rule<T, kStates> rule(scalars);
+  const GradChanges changes = {header.grad_scale != nullptr, header.plan.clipping.is_on};
   if (work.tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(rule, change, work.average, work.tensor,
-                                                            work.grad, work.begin, work.count);
+    update_dense<kStates, decltype(rule), param_t, state_t>(
+        rule, changes, factors, work.average, work.tensor, work.grad, work.begin, work.count);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
-        rule, change, work.tensor, header.plan.layouts[work.tensor.layout], work.grad, work.start,
-        work.count);
+        rule, changes, factors, work.tensor, header.plan.layouts[work.tensor.layout], work.grad,
+        work.start, work.count);
   }
 }
 
@@ -114,7 +111,7 @@ template <class Algorithm, class param_t, class state_t, int kBytes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
     fused_step_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
-  __shared__ GradChange<opmath_t<param_t>> change;
+  __shared__ GradFactors<opmath_t<param_t>> factors;
   __shared__ Work work;
   __shared__ int64_t clock;
   const Header& header = arguments.header;
@@ -131,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
       const double* steps = work.tensor.steps;
       scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
                                    steps == nullptr ? 0.0 : *steps);
-      change = grad_change<opmath_t<param_t>>(header);
+      factors = grad_factors<opmath_t<param_t>>(header);
       work.average = chunk_average<param_t>(work);
       if (work.chunk.index == 0) {
         plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
@@ -139,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
     }
     __syncthreads();
     if (work.grad != nullptr)
-      update_chunk<Algorithm, param_t, state_t>(scalars, change, work, header);
+      update_chunk<Algorithm, param_t, state_t>(scalars, factors, work, header);
     average_chunk<param_t>(work, header);
   }
 

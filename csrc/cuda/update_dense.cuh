@@ -65,7 +65,8 @@ __device__ void average_vector(const volatile ChunkAverage& chunk, const Vector<
 // accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
 // pointers move along, because others to start from again would take twice the registers.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_dense(const Rule& rule, const volatile GradChange<opmath_t<param_t>>& change,
+__device__ void update_dense(const Rule& rule, GradChanges changes,
+                             const volatile GradFactors<opmath_t<param_t>>& factors,
                              const volatile ChunkAverage& average, const Tensor& tensor, void* grad,
                              int64_t begin, int count) {
   using T = opmath_t<param_t>;
@@ -97,14 +98,14 @@ __device__ void update_dense(const Rule& rule, const volatile GradChange<opmath_
         state_t* element_states[kMaxStates] = {};
 #pragma unroll
         for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
-        update_element<kStates>(rule, change, p.elements[part + j], g.elements[part + j],
+        update_element<kStates>(rule, changes, factors, p.elements[part + j], g.elements[part + j],
                                 element_states);
       }
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].store(at.states[k] + part);
     }
     p.store(at.param);
-    if (change.unscales) g.store(at.grad);
+    if (changes.unscales) g.store(at.grad);
     if (average.weight != 0.0) average_vector<param_t>(average, p, count - tail - left);
     at.advance(kThreads * kCount);
   }
@@ -112,7 +113,7 @@ __device__ void update_dense(const Rule& rule, const volatile GradChange<opmath_
   at.advance(left + static_cast<int>(threadIdx.x));
 #pragma unroll 1
   for (int i = threadIdx.x; i < tail; i += kThreads) {
-    update_element<kStates>(rule, change, *at.param, *at.grad, at.states);
+    update_element<kStates>(rule, changes, factors, *at.param, *at.grad, at.states);
     if (average.weight != 0.0) {
       T& value = global<T>(average.average)[count - tail + i];
       value = AverageRule<T>(average.weight)(value, load(*at.param));

@@ -7,27 +7,31 @@
 
 namespace sgdr_fused::cuda {
 
-// What becomes of a gradient on its way to the rule. In shared memory and volatile, so that it is
-// read where it is used and takes no registers in between.
-template <class T>
-struct GradChange {
+// What becomes of a gradient on its way to the rule, from the kernel's arguments.
+struct GradChanges {
   bool unscales, clips;
+};
+
+// By what. In shared memory and volatile, so that it is read where it is used and takes no
+// registers in between.
+template <class T>
+struct GradFactors {
   T scale, max_value, coefficient;
 };
 
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
 // where it is unscaled, as torch's fused optimizers do.
 template <int kStates, class Rule, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_element(const Rule& rule,
-                                     const volatile GradChange<opmath_t<param_t>>& change,
+SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
+                                     const volatile GradFactors<opmath_t<param_t>>& factors,
                                      param_t& param, param_t& grad, state_t* const* states) {
   using T = opmath_t<param_t>;
   T p = load(param), g = load(grad);
-  if (change.unscales) {
-    g = g / change.scale;
+  if (changes.unscales) {
+    g = g / factors.scale;
     store(grad, g);
   }
-  if (change.clips) g = clamped<T>(g, change.max_value) * change.coefficient;
+  if (changes.clips) g = clamped<T>(g, factors.max_value) * factors.coefficient;
   T s[kStates > 0 ? kStates : 1] = {};
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
@@ -39,8 +43,8 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule,
 
 // Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_strided(const Rule& rule,
-                               const volatile GradChange<opmath_t<param_t>>& change,
+__device__ void update_strided(const Rule& rule, GradChanges changes,
+                               const volatile GradFactors<opmath_t<param_t>>& factors,
                                const Tensor& tensor, const Layout& layout, void* grad,
                                const int64_t (&start)[kMaxDims], int count) {
 #pragma unroll 1
@@ -52,7 +56,7 @@ __device__ void update_strided(const Rule& rule,
     for (int k = 0; k < kStates; ++k) {
       states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
     }
-    update_element<kStates>(rule, change, static_cast<param_t*>(tensor.param)[offsets[0]],
+    update_element<kStates>(rule, changes, factors, static_cast<param_t*>(tensor.param)[offsets[0]],
                             static_cast<param_t*>(grad)[offsets[1]], states);
   }
 }
