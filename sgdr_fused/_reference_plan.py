@@ -38,8 +38,8 @@ class ReferencePlan:
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None  # it is what calls us
-        updated = [spec for spec in self._specs if spec.param.grad is not None]
-        unscaled = [_unscaled(spec.param.grad, grad_scale) for spec in updated]
+        updated = [(spec, spec.param.grad) for spec in self._specs if spec.param.grad is not None]
+        unscaled = [_unscaled(grad, grad_scale) for _, grad in updated]
         clipped = clipping.by_reference(optimizer, unscaled, self.device, found_inf)
         if clipped is None:
             return
@@ -52,9 +52,9 @@ class ReferencePlan:
             for i, (values, _) in enumerate(self._groups)
         ]
         weight = self._average_weight(optimizer, clock)
-        for spec, grad, used in zip(updated, unscaled, clipped, strict=True):
+        for (spec, stored), grad, used in zip(updated, unscaled, clipped, strict=True):
             if grad_scale is not None:
-                spec.param.grad.copy_(grad)
+                stored.copy_(grad)
             optimizer._reference_update(spec, used, hypers[spec.group], optimizer.param_groups[spec.group])
         for spec in self._specs:
             if weight and spec.average is not None:

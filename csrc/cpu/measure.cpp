@@ -8,7 +8,8 @@
 namespace sgdr_fused::cpu {
 namespace {
 
-constexpr int64_t kGrain = 2;  // chunks per thread, below which starting a team is not worth it
+// Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
+constexpr int64_t kGrain = 65536;
 
 static_assert(kChunk % kLanes == 0 && kLanes % kBlock == 0);
 
@@ -61,31 +62,52 @@ ChunkNorm chunk_norm(const Memory& grad, const Square<T>& square, int64_t begin,
   return {lanes.total(), nonfinite != 0};
 }
 
+// A chunk with gradients.
+struct Part {
+  const Item* item;
+  int64_t chunk;     // its number in the table
+  int64_t position;  // where it begins when all parts are laid end to end
+};
+
+ChunkNorm part_norm(const Step& step, const Part& part) {
+  const Chunk& chunk = step.chunks[part.chunk];
+  const Tensor& tensor = step.plan.tensors[chunk.tensor];
+  const Clipping& clipping = step.plan.clipping;
+  const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
+  const Memory grad = {part.item->grad, part.item->dtypes.param, layout, kGrad};
+  const int64_t begin = first_element(chunk), count = num_elements(chunk, tensor);
+  if (grad.dtype == Dtype::kFloat64) {
+    return chunk_norm(grad, Square<double>(step.grad_scale, clipping), begin, count);
+  }
+  return chunk_norm(grad, Square<float>(step.grad_scale, clipping), begin, count);
+}
+
 }  // namespace
 
 void measure(const Step& step, ParallelFor parallel_for) {
-  const Plan& plan = step.plan;
-  const Clipping& clipping = plan.clipping;
-  parallel_for(clipping.num_chunks, kGrain, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const Chunk& chunk = step.chunks[i];
-      clipping.chunks[i] = {0.0, false};
-      const auto item =
-          std::lower_bound(step.items.begin(), step.items.end(), chunk.tensor,
-                           [](const Item& item, int32_t tensor) { return item.tensor < tensor; });
-      if (item == step.items.end() || item->tensor != chunk.tensor || item->grad == nullptr) {
-        continue;
-      }
-      const Tensor& tensor = plan.tensors[chunk.tensor];
-      const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
-      const Memory grad = {item->grad, item->dtypes.param, layout, kGrad};
-      const int64_t begin = first_element(chunk), count = num_elements(chunk, tensor);
-      clipping.chunks[i] =
-          item->dtypes.param == Dtype::kFloat64
-              ? chunk_norm(grad, Square<double>(step.grad_scale, clipping), begin, count)
-              : chunk_norm(grad, Square<float>(step.grad_scale, clipping), begin, count);
+  const Clipping& clipping = step.plan.clipping;
+  std::vector<Part> parts;
+  int64_t elements = 0;
+  auto item = step.items.begin();
+  for (int64_t i = 0; i < clipping.num_chunks; ++i) {
+    const Chunk& chunk = step.chunks[i];
+    clipping.chunks[i] = {0.0, false};
+    while (item != step.items.end() && item->tensor < chunk.tensor) ++item;
+    if (item == step.items.end()) continue;
+    if (item->tensor != chunk.tensor || item->grad == nullptr) continue;
+    parts.push_back({&*item, i, elements});
+    elements += num_elements(chunk, step.plan.tensors[chunk.tensor]);
+  }
+  // Each thread takes the parts that begin in its share of the elements.
+  parallel_for(elements, kGrain, [&](int64_t first, int64_t last) {
+    auto part = std::lower_bound(
+        parts.begin(), parts.end(), first,
+        [](const Part& each, int64_t position) { return each.position < position; });
+    for (; part != parts.end() && part->position < last; ++part) {
+      clipping.chunks[part->chunk] = part_norm(step, *part);
     }
   });
+
   Lanes lanes(clipping.num_chunks);
   bool nonfinite = false;
   for (int64_t i = 0; i < clipping.num_chunks; ++i) {
