@@ -97,7 +97,6 @@ class FusedOptimizer(Optimizer):
         self._clipping, self._measured = Clipping(**clips), Measured()
         super().__init__(params, defaults)
         averages.check_schedule(self)
-        self._clipping.check_devices(param for group in self._param_groups for param in group["params"])
 
     def _reset(self) -> None:
         """The fields that neither a pickle nor a deepcopy carries."""
@@ -168,6 +167,7 @@ class FusedOptimizer(Optimizer):
         try:
             self._param_groups[-1] = self._adopted(self._param_groups[-1])
             self._check_group(self._param_groups[-1])
+            self._clipping.check_devices(param for group in self._param_groups for param in group["params"])
         except BaseException:
             del self._param_groups[before:]
             raise
