@@ -84,7 +84,7 @@ cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_lau
 // written, and has read what that one is about to advance. Thread 0 need not wait for the others of
 // its block before it takes the ticket, because whatever of this they read, they read before a
 // barrier that thread 0 has passed; what is to be seen by the last block, thread 0 writes.
-static __device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
+static __device__ bool is_last_block(uint32_t* ticket) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
     __threadfence();
