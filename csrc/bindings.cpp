@@ -86,7 +86,8 @@ ClippingSpec clipping_spec(const py::tuple& from) {
           tensor_or_undefined(from[3]), tensor_or_undefined(from[4])};
 }
 
-// (param, group, active, grad or None, states, average or None, steps or None)
+// (param, group, active, grad or None, states, average or None, remainder or None, steps or None,
+// index)
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
   spec.param = from[0].cast<at::Tensor>();
@@ -95,7 +96,9 @@ TensorSpec tensor_spec(const py::tuple& from) {
   spec.grad = tensor_or_undefined(from[3]);
   spec.states = from[4].cast<std::vector<at::Tensor>>();
   spec.average = tensor_or_undefined(from[5]);
-  spec.steps = tensor_or_undefined(from[6]);
+  spec.remainder = tensor_or_undefined(from[6]);
+  spec.steps = tensor_or_undefined(from[7]);
+  spec.index = from[8].cast<int32_t>();
   return spec;
 }
 
@@ -103,6 +106,7 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
                                          const at::Tensor& clock, const py::list& groups,
                                          const py::list& tensors, bool steps_are_state,
                                          const std::optional<py::tuple>& average,
+                                         std::optional<uint64_t> rounding_seed,
                                          const py::tuple& clipping) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
@@ -112,9 +116,9 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
   for (const py::handle tensor : tensors) {
     tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
   }
-  return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
-                                         std::move(tensor_specs), steps_are_state,
-                                         average_spec(average), clipping_spec(clipping));
+  return std::make_unique<OptimizerPlan>(
+      algorithm, backend, clock, group_specs, std::move(tensor_specs), steps_are_state,
+      average_spec(average), rounding_seed, clipping_spec(clipping));
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -176,7 +180,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<OptimizerPlan>(module, "Plan")
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
            py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
-           py::arg("clipping"))
+           py::arg("rounding_seed"), py::arg("clipping"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

@@ -29,7 +29,7 @@ auto with_storage_types(DtypePair dtypes, F&& f) {
     case Dtype::kFloat16:
       return float_state ? f(Half{}, float{}) : f(Half{}, Half{});
     default:
-      return f(float{}, float{});
+      return float_state ? f(float{}, float{}) : f(float{}, BFloat16{});
   }
 }
 

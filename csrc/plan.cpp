@@ -75,7 +75,8 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
 OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
                              at::Tensor clock, const std::vector<GroupSpec>& groups,
                              std::vector<TensorSpec> tensors, bool steps_are_state,
-                             const AverageSpec& average, ClippingSpec clipping)
+                             const AverageSpec& average, std::optional<uint64_t> rounding_seed,
+                             ClippingSpec clipping)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
@@ -129,6 +130,8 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
            averages,
+           rounding_seed.has_value(),
+           rounding_seed.value_or(0),
            clips,
            clock_.mutable_data_ptr<int64_t>(),
            nullptr};
@@ -191,6 +194,7 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   tensor.param = data_of(spec.param.unsafeGetTensorImpl());
   tensor.numel = spec.param.numel();
   tensor.group = spec.group;
+  tensor.index = spec.index;
   tensor.layout = -1;
   tensor.num_states = static_cast<int32_t>(spec.states.size());
   Watched watched = {};
@@ -212,6 +216,12 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
     watched.contiguous = watched.contiguous && spec.average.is_contiguous();
     tensor.average = data_of(watched.average);
     entry.average_strides = strides_of(spec.average);
+  }
+  if (spec.remainder.defined()) {
+    watched.remainder = spec.remainder.unsafeGetTensorImpl();
+    watched.contiguous = watched.contiguous && spec.remainder.is_contiguous();
+    tensor.remainder = static_cast<int16_t*>(data_of(watched.remainder));
+    entry.remainder_strides = strides_of(spec.remainder);
   }
   if (spec.steps.defined()) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();
@@ -238,6 +248,7 @@ int64_t OptimizerPlan::num_chunks_of(size_t tensor) const {
 int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
   std::vector<at::Tensor> operands(kFirstState, spec.param);
   if (spec.average.defined()) operands[kAverage] = spec.average;
+  if (spec.remainder.defined()) operands[kRemainder] = spec.remainder;
   if (spec.grad.defined()) operands[kGrad] = spec.grad;
   operands.insert(operands.end(), spec.states.begin(), spec.states.end());
   std::vector<int64_t> order;
@@ -311,8 +322,11 @@ bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
       return false;
     }
   }
-  if (watched.average != nullptr && (data_of(watched.average) != tensor.average ||
-                                     !same_strides(watched.average, entry.average_strides))) {
+  const auto kept = [&](const at::TensorImpl* impl, const void* data, const auto& strides) {
+    return impl == nullptr || (data_of(impl) == data && same_strides(impl, strides));
+  };
+  if (!kept(watched.average, tensor.average, entry.average_strides) ||
+      !kept(watched.remainder, tensor.remainder, entry.remainder_strides)) {
     return false;
   }
   return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
@@ -351,6 +365,7 @@ void OptimizerPlan::bump_versions(bool unscaled) {
     bump(watched.param);
     if (unscaled) bump(watched.param->grad().unsafeGetTensorImpl());
     for (int32_t k = 0; k < tensors_[i].num_states; ++k) bump(watched.states[k]);
+    if (watched.remainder != nullptr) bump(watched.remainder);
     if (watched.steps != nullptr) bump(watched.steps);
   }
 }

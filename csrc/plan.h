@@ -52,9 +52,11 @@ struct TensorSpec {
   at::Tensor param;
   at::Tensor grad;
   std::vector<at::Tensor> states;
-  at::Tensor average;  // undefined: none
-  at::Tensor steps;    // 0-dim float64, or undefined where the algorithm does not count
+  at::Tensor average;    // undefined: none
+  at::Tensor remainder;  // undefined: none
+  at::Tensor steps;      // 0-dim float64, or undefined where the algorithm does not count
   int32_t group = 0;
+  int32_t index = 0;  // its place in the optimizer
   bool active = false;
 };
 
@@ -81,7 +83,8 @@ class OptimizerPlan {
   // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
   OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
                 const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
-                bool steps_are_state, const AverageSpec& average, ClippingSpec clipping);
+                bool steps_are_state, const AverageSpec& average,
+                std::optional<uint64_t> rounding_seed, ClippingSpec clipping);
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
   bool valid();
@@ -102,8 +105,9 @@ class OptimizerPlan {
   struct Watched {
     at::TensorImpl* param;
     at::TensorImpl* states[kMaxStates];
-    at::TensorImpl* average;  // null: none
-    at::TensorImpl* steps;    // null: not counted, or where no user can reach it
+    at::TensorImpl* average;    // null: none
+    at::TensorImpl* remainder;  // null: none
+    at::TensorImpl* steps;      // null: not counted, or where no user can reach it
     bool active;
     bool contiguous;  // every operand, as nearly always; else their strides are compared
   };
@@ -115,6 +119,7 @@ class OptimizerPlan {
     c10::SmallVector<int64_t, 4> grad_strides;
     c10::SmallVector<int64_t, 4> state_strides[kMaxStates];
     c10::SmallVector<int64_t, 4> average_strides;
+    c10::SmallVector<int64_t, 4> remainder_strides;
     DtypePair dtypes;
   };
 

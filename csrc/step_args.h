@@ -16,7 +16,7 @@ constexpr int kMaxDims = 8;
 
 // The memory that a step reads and writes for a tensor, by its place in Layout::strides. What is
 // used together stands together: parameter, gradient and states; average and parameter.
-enum Operand { kAverage, kParam, kGrad, kFirstState };
+enum Operand { kRemainder, kAverage, kParam, kGrad, kFirstState };
 constexpr int kMaxOperands = kFirstState + kMaxStates;
 
 // Where a hyperparameter's value comes from at a step.
@@ -49,12 +49,14 @@ struct Layout {
 struct Tensor {
   void* param;
   void* states[kMaxStates];
-  void* average;  // in the type that the update is computed in; null: none
-  double* steps;  // updates behind it that count; null where the algorithm does not ask
+  void* average;       // in the type that the update is computed in; null: none
+  int16_t* remainder;  // of the parameter, see rounding.h; null: none
+  double* steps;       // updates behind it that count; null where the algorithm does not ask
   int64_t numel;
   int32_t num_states;
   int32_t group;
   int32_t layout;  // index into Plan::layouts; -1: every operand is dense, in the same order
+  int32_t index;   // its place in the optimizer
 };
 
 // A scheduled hyperparameter as the user sees it: it holds the value of the next step.
@@ -101,6 +103,8 @@ struct Plan {
   const Display* displays;
   int32_t num_displays;
   Average average;
+  bool rounds_by_lot;  // what is stored in BFloat16
+  uint64_t seed;       // of the lots
   Clipping clipping;
   int64_t* clock;  // steps taken
   bool* counts;    // on a GPU, per tensor: whether the step under way counts for it

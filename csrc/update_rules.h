@@ -18,6 +18,26 @@
 
 namespace sgdr_fused {
 
+// Correctly rounded on both sides; the overloads of ::sqrt differ between compilers.
+SGDR_HOST_DEVICE float sqrt_of(float x) { return sqrtf(x); }
+SGDR_HOST_DEVICE double sqrt_of(double x) { return sqrt(x); }
+SGDR_HOST_DEVICE float abs_of(float x) { return fabsf(x); }
+SGDR_HOST_DEVICE double abs_of(double x) { return fabs(x); }
+
+// The larger of two, or NaN where either is.
+template <class T>
+SGDR_HOST_DEVICE T larger(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+
+// What to descend along: the gradient, of the objective or of its negative, and the coupled decay.
+template <class T>
+SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
+  g = maximize ? -g : g;
+  // A product with 0 would turn an infinite parameter into a NaN.
+  return weight_decay != 0 ? g + weight_decay * p : g;
+}
+
 // From start to end by weight, from the nearer one, so that both ends are exact as in torch's lerp.
 template <class T>
 SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
@@ -25,27 +45,31 @@ SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
   return weight < T(0.5) ? start + weight * change : end - change * one_minus_weight;
 }
 
-// torch.optim.SGD. State: momentum_buffer, where momentum is in use.
+// The moving average of squares.
+template <class T>
+SGDR_HOST_DEVICE T average_square(T old, T x, T decay, T weight) {
+  return decay * old + weight * x * x;
+}
+
+// torch.optim.SGD. State: momentum_buffer, where momentum is in use. The rate stands outside of the
+// buffer or, in the classical form, inside (Sutskever et al., 2013): the other factor is 1.
 struct Sgd {
   static constexpr const char* kName = "sgd";
   static constexpr int kMinStates = 0, kMaxStates = 1;
   enum Hyper { kLr, kMomentum, kWeightDecay };
-  enum Constant { kDampening, kNesterov, kMaximize };
+  enum Constant { kDampening, kNesterov, kMaximize, kClassical };
 
   struct Scalars {
-    double lr, momentum, one_minus_dampening, weight_decay;
+    double lr_inside, lr_outside, momentum, one_minus_dampening, weight_decay;
     bool first, nesterov, maximize;
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
                                           double steps) {
-    return {hypers[kLr],
-            hypers[kMomentum],
-            1.0 - constants[kDampening],
-            hypers[kWeightDecay],
-            steps == 0.0,
-            constants[kNesterov] != 0.0,
-            constants[kMaximize] != 0.0};
+    const bool classical = constants[kClassical] != 0.0;
+    return {classical ? hypers[kLr] : 1.0, classical ? 1.0 : hypers[kLr], hypers[kMomentum],
+            1.0 - constants[kDampening],   hypers[kWeightDecay],          steps == 0.0,
+            constants[kNesterov] != 0.0,   constants[kMaximize] != 0.0};
   }
 
   // One without momentum leaves the buffer alone, so the next one may still be the first.
@@ -53,11 +77,12 @@ struct Sgd {
 
   template <class T, int kStates>
   struct Rule {
-    T lr, momentum, one_minus_dampening, weight_decay;
+    T lr_inside, lr_outside, momentum, one_minus_dampening, weight_decay;
     bool first, nesterov, maximize;
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
-        : lr(static_cast<T>(s.lr)),
+        : lr_inside(static_cast<T>(s.lr_inside)),
+          lr_outside(static_cast<T>(s.lr_outside)),
           momentum(static_cast<T>(s.momentum)),
           one_minus_dampening(static_cast<T>(s.one_minus_dampening)),
           weight_decay(static_cast<T>(s.weight_decay)),
@@ -66,9 +91,7 @@ struct Sgd {
           maximize(s.maximize) {}
 
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
-      g = maximize ? -g : g;
-      // A product with 0 would turn an infinite parameter into a NaN.
-      g = weight_decay != 0 ? g + weight_decay * p : g;
+      g = lr_inside * descent(g, p, weight_decay, maximize);
       if constexpr (kStates == 1) {
         const T buffer = first ? g : momentum * states[0] + one_minus_dampening * g;
         const T direction = nesterov ? g + momentum * buffer : buffer;
@@ -76,7 +99,7 @@ struct Sgd {
         states[0] = momentum != 0 ? buffer : states[0];
         g = momentum != 0 ? direction : g;
       }
-      p = p - lr * g;
+      p = p - lr_outside * g;
     }
   };
 };
@@ -134,25 +157,220 @@ struct Adam {
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& exp_avg = states[0];
       T& exp_avg_sq = states[1];
-      g = maximize ? -g : g;
       p = p * decay;
-      g = weight_decay != 0 ? g + weight_decay * p : g;
+      g = descent(g, p, weight_decay, maximize);
       exp_avg = interpolate(exp_avg, g, weight1, beta1);
-      exp_avg_sq = beta2 * exp_avg_sq + weight2 * g * g;
+      exp_avg_sq = average_square(exp_avg_sq, g, beta2, weight2);
       T second_moment = exp_avg_sq;
       if constexpr (kStates == 3) {
         T& max_exp_avg_sq = states[2];
-        const bool larger = exp_avg_sq > max_exp_avg_sq || exp_avg_sq != exp_avg_sq;  // or NaN
-        max_exp_avg_sq = larger ? exp_avg_sq : max_exp_avg_sq;
+        max_exp_avg_sq = larger(exp_avg_sq, max_exp_avg_sq);
         second_moment = max_exp_avg_sq;
       }
       const T denominator = sqrt_of(second_moment) / bias_correction2_sqrt + eps;
       p = p - step_size * (exp_avg / denominator);
     }
+  };
+};
 
-    // Correctly rounded on both sides; the overloads of ::sqrt differ between compilers.
-    SGDR_HOST_DEVICE static float sqrt_of(float x) { return sqrtf(x); }
-    SGDR_HOST_DEVICE static double sqrt_of(double x) { return sqrt(x); }
+// Kingma & Ba (2015), algorithm 2, as torch.optim.Adamax computes it. States: exp_avg, exp_inf.
+struct Adamax {
+  static constexpr const char* kName = "adamax";
+  static constexpr int kMinStates = 2, kMaxStates = 2;
+  enum Hyper { kLr, kBeta1, kWeightDecay, kBeta2 };
+  enum Constant { kEps, kMaximize };
+
+  struct Scalars {
+    double step_size, weight_decay, weight1, beta1, beta2, eps;
+    bool maximize;
+  };
+
+  SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
+                                          double steps) {
+    const double beta1 = hypers[kBeta1];
+    return {hypers[kLr] / (1.0 - pow(beta1, steps + 1.0)),
+            hypers[kWeightDecay],
+            1.0 - beta1,
+            beta1,
+            hypers[kBeta2],
+            constants[kEps],
+            constants[kMaximize] != 0.0};
+  }
+
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
+
+  template <class T, int kStates>
+  struct Rule {
+    T step_size, weight_decay, weight1, beta1, beta2, eps;
+    bool maximize;
+
+    SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
+        : step_size(static_cast<T>(s.step_size)),
+          weight_decay(static_cast<T>(s.weight_decay)),
+          weight1(static_cast<T>(s.weight1)),
+          beta1(static_cast<T>(s.beta1)),
+          beta2(static_cast<T>(s.beta2)),
+          eps(static_cast<T>(s.eps)),
+          maximize(s.maximize) {}
+
+    SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
+      T& exp_avg = states[0];
+      T& exp_inf = states[1];
+      g = descent(g, p, weight_decay, maximize);
+      exp_avg = interpolate(exp_avg, g, weight1, beta1);
+      exp_inf = larger(beta2 * exp_inf, abs_of(g) + eps);
+      p = p - step_size * (exp_avg / exp_inf);
+    }
+  };
+};
+
+// Duchi, Hazan & Singer (2011), as torch.optim.Adagrad computes it. State: sum.
+struct Adagrad {
+  static constexpr const char* kName = "adagrad";
+  static constexpr int kMinStates = 1, kMaxStates = 1;
+  enum Hyper { kLr, kWeightDecay };
+  enum Constant { kLrDecay, kEps, kMaximize };
+
+  struct Scalars {
+    double lr, weight_decay, eps;
+    bool maximize;
+  };
+
+  SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
+                                          double steps) {
+    return {hypers[kLr] / (1.0 + steps * constants[kLrDecay]), hypers[kWeightDecay],
+            constants[kEps], constants[kMaximize] != 0.0};
+  }
+
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
+
+  template <class T, int kStates>
+  struct Rule {
+    T lr, weight_decay, eps;
+    bool maximize;
+
+    SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
+        : lr(static_cast<T>(s.lr)),
+          weight_decay(static_cast<T>(s.weight_decay)),
+          eps(static_cast<T>(s.eps)),
+          maximize(s.maximize) {}
+
+    SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
+      T& sum = states[0];
+      g = descent(g, p, weight_decay, maximize);
+      sum = sum + g * g;
+      p = p - lr * (g / (sqrt_of(sum) + eps));
+    }
+  };
+};
+
+// Tieleman & Hinton (2012), centered after Graves (2013), as torch.optim.RMSprop computes it.
+// States: square_avg; grad_avg, if centered; momentum_buffer, where momentum is in use.
+struct RMSprop {
+  static constexpr const char* kName = "rmsprop";
+  static constexpr int kMinStates = 1, kMaxStates = 3;
+  enum Hyper { kLr, kMomentum, kWeightDecay };
+  enum Constant { kAlpha, kEps, kCentered, kMaximize };
+
+  struct Scalars {
+    double lr, momentum, weight_decay, alpha, weight, eps;
+    bool centered, maximize;
+  };
+
+  SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants, double) {
+    return {hypers[kLr],
+            hypers[kMomentum],
+            hypers[kWeightDecay],
+            constants[kAlpha],
+            1.0 - constants[kAlpha],
+            constants[kEps],
+            constants[kCentered] != 0.0,
+            constants[kMaximize] != 0.0};
+  }
+
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
+
+  template <class T, int kStates>
+  struct Rule {
+    T lr, momentum, weight_decay, alpha, weight, eps;
+    bool centered, maximize;
+
+    SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
+        : lr(static_cast<T>(s.lr)),
+          momentum(static_cast<T>(s.momentum)),
+          weight_decay(static_cast<T>(s.weight_decay)),
+          alpha(static_cast<T>(s.alpha)),
+          weight(static_cast<T>(s.weight)),
+          eps(static_cast<T>(s.eps)),
+          centered(s.centered),
+          maximize(s.maximize) {}
+
+    SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
+      T& square_avg = states[0];
+      g = descent(g, p, weight_decay, maximize);
+      square_avg = average_square(square_avg, g, alpha, weight);
+      T second_moment = square_avg;
+      if constexpr (kStates >= 2) {
+        T& grad_avg =
+            states[1];  // the momentum buffer, if there are two states and it is not centered
+        const T mean = interpolate(grad_avg, g, weight, alpha);
+        second_moment = centered ? square_avg - mean * mean : square_avg;
+        grad_avg = centered ? mean : grad_avg;
+      }
+      g = g / (sqrt_of(second_moment) + eps);
+      if constexpr (kStates >= 2) {
+        T& momentum_buffer = states[kStates - 1];
+        const T buffer = momentum * momentum_buffer + g;
+        // Where a tensor or a schedule gives 0, as where the number is 0: the buffer waits.
+        momentum_buffer = momentum != 0 ? buffer : momentum_buffer;
+        g = momentum != 0 ? buffer : g;
+      }
+      p = p - lr * g;
+    }
+  };
+};
+
+// Zeiler (2012), as torch.optim.Adadelta computes it. States: square_avg, acc_delta.
+struct Adadelta {
+  static constexpr const char* kName = "adadelta";
+  static constexpr int kMinStates = 2, kMaxStates = 2;
+  enum Hyper { kLr, kWeightDecay };
+  enum Constant { kRho, kEps, kMaximize };
+
+  struct Scalars {
+    double lr, weight_decay, rho, weight, eps;
+    bool maximize;
+  };
+
+  SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants, double) {
+    return {hypers[kLr],           hypers[kWeightDecay], constants[kRho],
+            1.0 - constants[kRho], constants[kEps],      constants[kMaximize] != 0.0};
+  }
+
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
+
+  template <class T, int kStates>
+  struct Rule {
+    T lr, weight_decay, rho, weight, eps;
+    bool maximize;
+
+    SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
+        : lr(static_cast<T>(s.lr)),
+          weight_decay(static_cast<T>(s.weight_decay)),
+          rho(static_cast<T>(s.rho)),
+          weight(static_cast<T>(s.weight)),
+          eps(static_cast<T>(s.eps)),
+          maximize(s.maximize) {}
+
+    SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
+      T& square_avg = states[0];
+      T& acc_delta = states[1];
+      g = descent(g, p, weight_decay, maximize);
+      square_avg = average_square(square_avg, g, rho, weight);
+      const T delta = sqrt_of(acc_delta + eps) / sqrt_of(square_avg + eps) * g;
+      acc_delta = average_square(acc_delta, delta, rho, weight);
+      p = p - lr * delta;
+    }
   };
 };
 
@@ -173,6 +391,6 @@ template <class... Algorithms>
 struct AlgorithmList {};
 
 // Everything that is instantiated or looked up per algorithm goes through this list.
-using AllAlgorithms = AlgorithmList<Sgd, Adam>;
+using AllAlgorithms = AlgorithmList<Sgd, Adam, Adamax, Adagrad, RMSprop, Adadelta>;
 
 }  // namespace sgdr_fused

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from . import _checks, _param_checks
 from ._hypers import SCHEDULE_KEYS
+from ._options import checked_options
 from ._tracked import ParamState, State
-from .clipping import Clipping, Measured
+from .clipping import Measured
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ._tracked import Group
 
 # Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged", "skipped_steps")
+_COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 
 
 # ---- saving
@@ -48,7 +49,9 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
         packed["clock"] = clock
         if optimizer.average is not None:
             packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
-        if optimizer._clipping.skip_nonfinite:
+        if optimizer._rounding_seed is not None:
+            packed["rounding_seed"] = optimizer._rounding_seed
+        if optimizer._options["skip_nonfinite"]:
             packed["skipped_steps"] = torch.tensor(int(optimizer.skipped_steps), dtype=torch.int64)
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
@@ -125,6 +128,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
+    rounding_seed = _same_in_all("rounding_seed", saved_groups)
     skipped_steps = _same_in_all("skipped_steps", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
@@ -133,7 +137,9 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     optimizer.param_groups = [*groups]
     optimizer.state = state
     optimizer.n_averaged.fill_(n_averaged)
-    if optimizer._clipping.skip_nonfinite:
+    if optimizer._rounding_seed is not None and rounding_seed is not None:
+        optimizer._rounding_seed = rounding_seed
+    if optimizer._options["skip_nonfinite"]:
         optimizer.skipped_steps.fill_(skipped_steps)
     if clock is not None:
         optimizer.clock.fill_(clock)
@@ -166,7 +172,8 @@ def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> li
 def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
     ours = _with_schedules_in_place(group)
-    values = {**ours, **{key: value for key, value in saved.items() if key not in _COUNTS}}
+    from_checkpoint = {key: value for key, value in saved.items() if key not in _COUNTS}
+    values = {**ours, **optimizer._beyond_torch, **from_checkpoint}
     for schedule_key in SCHEDULE_KEYS.values():
         key = schedule_key.removesuffix("_schedule")
         data = values.pop(schedule_key, None)
@@ -187,10 +194,10 @@ def _loaded_state(
     optimizer: FusedOptimizer, groups: list[Group], saved_groups: list[dict[str, Any]], saved_state: dict[Any, Any]
 ) -> State:
     places: dict[Any, tuple[Tensor, tuple[str, ...], str]] = {}  # parameter, names of its states, where it is
-    averages = () if optimizer.average is None else ("average",)
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            places[key] = param, (*optimizer._state_names(group), *averages), f"parameter {k} of group {i}"
+            names = (*optimizer._state_names(group), *_param_checks.kept_beside(param, optimizer._options))
+            places[key] = param, names, f"parameter {k} of group {i}"
     state: dict[Any, Any] = {}
     for key, values in saved_state.items():
         if key not in places:
@@ -250,18 +257,18 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
         "state": state,
         "param_groups": [_with_schedules_in_place(group) for group in optimizer.param_groups],
         "clock": int(optimizer.clock),
-        "average": optimizer.average,
+        "options": optimizer._options,
+        "rounding_seed": optimizer._rounding_seed,
         "n_averaged": int(optimizer.n_averaged),
-        "clipping": optimizer._clipping,
-        "skipped_steps": int(optimizer.skipped_steps) if optimizer._clipping.skip_nonfinite else 0,
+        "skipped_steps": int(optimizer.skipped_steps) if optimizer._options["skip_nonfinite"] else 0,
     }
 
 
 def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
     if "_changes" not in optimizer.__dict__:
         optimizer._reset()
-        optimizer._average = state.get("average")
-        optimizer._clipping = state.get("clipping", Clipping())
+        optimizer._options = checked_options(state.get("options", {}))
+        optimizer._rounding_seed = state.get("rounding_seed")
         optimizer._measured = Measured(state.get("skipped_steps", 0))
     # Hooks and such; the rest goes through our own setters.
     Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})

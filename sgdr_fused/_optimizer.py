@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,64 +16,14 @@ from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages, c
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
+from ._options import Options, checked_options, new_seed
 from ._tracked import Changes, Group, State
 from .averages import Average
-from .clipping import Clipping, Measured
+from .clipping import Measured
 from .schedules import Schedule
 
-
-class Options(TypedDict, total=False):
-    """What every fused optimizer takes beside the arguments of its counterpart in torch.
-
-    Args:
-        average: keep a running average of each parameter in ``state[p]["average"]``, inside the update, for
-            :meth:`FusedSGD.swap_average`. ``"cycle"``: the mean of the weights at the end of each cycle of ``lr``, just
-            before it restarts; the cycles are those of the first Schedule that stands for ``lr``. An
-            :class:`EMA`: an exponential average over the steps. None: no average. An average is float32, or
-            float64 where the parameter is. Skipped steps do not count.
-        max_grad_norm: scale all gradients down by one factor to this Euclidean norm, over all groups, where theirs is
-            larger: ``torch.nn.utils.clip_grad_norm_``, but without writing them. :attr:`FusedSGD.grad_norm` is that
-            norm; ``math.inf`` only measures it.
-        max_grad_value: clamp each element to ``[-max_grad_value, max_grad_value]``, before the norm is taken:
-            ``torch.nn.utils.clip_grad_value_``, but without writing the gradients.
-        error_if_nonfinite: ``step()`` raises where the norm is not finite, with everything as it was. To know, the
-            host waits for the device at each step. A step that a GradScaler skips does not raise.
-        skip_nonfinite: a step with a gradient that is not finite is skipped, on the device: nothing is changed, the
-            clock included, but :attr:`FusedSGD.skipped_steps`, which also counts a GradScaler's skipped steps.
-
-    Raises:
-        ValueError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``; parameters on
-            several devices where the norm is needed, which it is for all but ``average`` and ``max_grad_value``.
-
-    Example:
-        >>> import torch
-        >>> from sgdr_fused import FusedSGD
-        >>> from sgdr_fused.schedules import CosineWarmRestarts
-        >>> weight = torch.nn.Parameter(torch.zeros(1))
-        >>> optimizer = FusedSGD([weight], lr=CosineWarmRestarts(1.0, T_0=1), average="cycle")
-        >>> for _ in range(3):
-        ...     weight.grad = torch.tensor([-1.0])
-        ...     optimizer.step()
-        >>> optimizer.state[weight]["average"].item(), int(optimizer.n_averaged)  # of 1, 2 and 3
-        (2.0, 3)
-
-        >>> optimizer = FusedSGD([weight], lr=0.25, max_grad_norm=2.0, skip_nonfinite=True)
-        >>> for gradient in (-8.0, float("nan")):
-        ...     weight.grad = torch.tensor([gradient])
-        ...     optimizer.step()
-        ...     print(optimizer.grad_norm.item(), round(weight.item(), 6), optimizer.skipped_steps.item())
-        8.0 3.5 0
-        nan 3.5 1
-
-    Sources: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018); Pascanu,
-    Mikolov & Bengio, "On the difficulty of training recurrent neural networks" (2013).
-    """
-
-    average: Average
-    max_grad_norm: float | None
-    max_grad_value: float | None
-    error_if_nonfinite: bool
-    skip_nonfinite: bool
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class FusedOptimizer(Optimizer):
@@ -85,16 +35,19 @@ class FusedOptimizer(Optimizer):
     _constants: ClassVar[tuple[str, ...]]
     # Whether the state has `step`; else the count of a parameter's updates is kept beside it.
     _has_step: ClassVar[bool]
+    # Entries that torch's class does not have, and what a checkpoint without them means.
+    _beyond_torch: ClassVar[Mapping[str, Any]] = {}
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
-    def __init__(self, params: Any, defaults: dict[str, Any], *, average: Average = None, **clips: Any) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
         if isinstance(params, Iterable) and not isinstance(params, Tensor):
             params = list(params)
             if not params:
                 raise ValueError("params must not be empty, got []")
         self._reset()
-        self._average = averages.check_average(average)
-        self._clipping, self._measured = Clipping(**clips), Measured()
+        self._options = checked_options(options)
+        self._rounding_seed = new_seed() if self._options["stochastic_rounding"] else None
+        self._measured = Measured()
         super().__init__(params, defaults)
         averages.check_schedule(self)
 
@@ -116,9 +69,17 @@ class FusedOptimizer(Optimizer):
         """The state tensors of a parameter in this group, in the order of the kernel's."""
         raise NotImplementedError
 
+    def _initial_value(self, group: dict[str, Any], name: str) -> float:
+        """What the elements of that state are before the first step."""
+        return 0.0
+
     def _check_constant(self, key: str, value: Any) -> None:
-        """Raises for a bad value of one of `_constants`."""
+        """Raises for a bad value of an entry that is no hyperparameter."""
         raise NotImplementedError
+
+    def _kernel_constant(self, key: str, value: Any) -> float:
+        """What the kernels get for one of `_constants`."""
+        return float(value)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises for entries that do not go together, in a group that is being added."""
@@ -161,13 +122,13 @@ class FusedOptimizer(Optimizer):
             raise TypeError(f"param_group must be a dict, got {param_group!r}")
         values = {**param_group, "params": _param_checks.listed(param_group.get("params"))}
         taken = {p for group in self._param_groups for p in group["params"]}
-        _param_checks.check_params(values["params"], taken)
+        _param_checks.check_params(values["params"], taken, self._options)
         before = len(self._param_groups)
         super().add_param_group(values)
         try:
             self._param_groups[-1] = self._adopted(self._param_groups[-1])
             self._check_group(self._param_groups[-1])
-            self._clipping.check_devices(param for group in self._param_groups for param in group["params"])
+            clipping.check_devices(self._options, (p for group in self._param_groups for p in group["params"]))
         except BaseException:
             del self._param_groups[before:]
             raise
@@ -198,7 +159,7 @@ class FusedOptimizer(Optimizer):
             raise ValueError(f"differentiable must be False, got {value!r}: a fused step has no backward")
         if key in {hyper.key for hyper in self._hypers}:
             return self._assign_hyper(group, key, value)
-        if key in self._constants:
+        if key in self.defaults:
             self._check_constant(key, value)
         if key == "params" or key in self.defaults:
             self._changes.plan = True
@@ -246,7 +207,7 @@ class FusedOptimizer(Optimizer):
     @property
     def average(self) -> Average:
         """What the constructor was given as ``average``."""
-        return self._average
+        return self._options["average"]
 
     @property
     def n_averaged(self) -> Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+if TYPE_CHECKING:
+    from ._options import Options
+
 # The storage that kernels exist for: the parameter's, and then its states'.
 STATE_DTYPES = {
-    torch.float32: (torch.float32,),
+    torch.float32: (torch.float32, torch.bfloat16),
     torch.float64: (torch.float64,),
     torch.bfloat16: (torch.bfloat16, torch.float32),
     torch.float16: (torch.float16, torch.float32),
@@ -23,6 +26,13 @@ def average_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
+def kept_beside(param: Tensor, options: Options) -> tuple[str, ...]:
+    """The entries of a parameter's state that are the options', not the algorithm's."""
+    average = () if options["average"] is None else ("average",)
+    has_remainder = options["master_weights"] and param.dtype in (torch.bfloat16, torch.float16)
+    return (*average, "remainder") if has_remainder else average
+
+
 class ParamSpec(NamedTuple):
     """What a plan knows of a parameter."""
 
@@ -32,7 +42,9 @@ class ParamSpec(NamedTuple):
     grad: Tensor | None
     states: list[Tensor]
     average: Tensor | None
+    remainder: Tensor | None
     steps: Tensor | None  # 0-dim float64: updates behind it
+    number: int  # its place in the optimizer
 
 
 def listed(params: Any) -> list[Any]:
@@ -44,7 +56,7 @@ def listed(params: Any) -> list[Any]:
     return list(params)
 
 
-def check_params(params: list[Any], taken: set[Tensor]) -> None:
+def check_params(params: list[Any], taken: set[Tensor], options: Options) -> None:
     """Raises for what cannot be optimized, and for a parameter that stands here or in `taken` already."""
     seen: set[Tensor] = set()
     for i, item in enumerate(params):
@@ -59,10 +71,10 @@ def check_params(params: list[Any], taken: set[Tensor]) -> None:
         seen.add(param)
         if not (param.is_leaf or param.retains_grad):
             raise ValueError(f"{described} must be a leaf tensor, got the result of {param.grad_fn}")
-        check_param(param, described)
+        check_param(param, described, options)
 
 
-def check_param(param: Tensor, described: str) -> None:
+def check_param(param: Tensor, described: str, options: Options) -> None:
     if is_traceable_wrapper_subclass(param):
         raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
     if param.layout != torch.strided:
@@ -70,6 +82,12 @@ def check_param(param: Tensor, described: str) -> None:
     if param.dtype not in STATE_DTYPES:
         allowed = ", ".join(str(dtype) for dtype in STATE_DTYPES)
         raise TypeError(f"{described} must be one of {allowed}, got {param.dtype}")
+    state_dtype = options["state_dtype"]
+    if state_dtype is not None and state_dtype not in STATE_DTYPES[param.dtype]:
+        allowed = " or ".join(map(str, STATE_DTYPES[param.dtype]))
+        raise TypeError(f"state_dtype must be {allowed} for {described}, got {state_dtype}")
+    if options["stochastic_rounding"] and param.dtype == torch.float16:
+        raise TypeError(f"stochastic_rounding must be False for {described}: it is there for bfloat16")
     if _overlaps(param):
         raise ValueError(f"{described} has elements that share memory: strides {param.stride()}")
 
@@ -91,7 +109,8 @@ def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
 
 
 def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
-    dtypes = (average_dtype(param),) if key == "average" else STATE_DTYPES[param.dtype]
+    beside = {"average": (average_dtype(param),), "remainder": (torch.int16,)}
+    dtypes = beside.get(key, STATE_DTYPES[param.dtype])
     described = f"state[{key!r}] of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
     if not isinstance(value, Tensor):
         raise TypeError(f"{described} must be a tensor, got {value!r}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import _backend, _checks, clipping
 from ._cycle_ends import schedule_of
-from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state
+from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state, kept_beside
 from ._reference_plan import ReferencePlan
 from ._tracked import ParamState
 from .averages import EMA, Swapped, check_schedule
@@ -48,16 +48,18 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     check_apart(params)
     _check_displays(groups)
     check_schedule(optimizer)
-    optimizer._clipping.check_devices(params)
+    clipping.check_devices(optimizer._options, params)
 
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
     counts = _Counts(params)
+    indices = {param: index for index, param in enumerate(params)}
     with torch.inference_mode(False), torch.no_grad():
         for i, group in enumerate(groups):
             names = optimizer._state_names(group)
             for k, param in enumerate(group["params"]):
-                spec, state = _param_spec(optimizer, param, i, names, counts, f"parameter {k} of group {i}")
+                name = f"parameter {k} of group {i}"
+                spec, state = _param_spec(optimizer, param, i, indices[param], names, counts, name)
                 specs.setdefault(param.device, []).append(spec)
                 if state is not None:
                     new_states.append((param, state))
@@ -95,28 +97,34 @@ def _check_displays(groups: list[Any]) -> None:
 
 
 def _param_spec(
-    optimizer: FusedOptimizer, param: Tensor, group: int, names: tuple[str, ...], counts: _Counts, name: str
+    optimizer: FusedOptimizer,
+    param: Tensor,
+    group: int,
+    index: int,
+    names: tuple[str, ...],
+    counts: _Counts,
+    name: str,
 ) -> tuple[ParamSpec, ParamState | None]:
     """The spec, and the state with what was missing in it, or None where nothing was."""
-    check_param(param, name)
+    check_param(param, name, optimizer._options)
     grad = param.grad
     if grad is not None:
         check_grad(param, grad, name)
-    averages = optimizer.average is not None
-    if not names and not averages:
-        return ParamSpec(param, group, True, grad, [], None, None), None
+    beside = kept_beside(param, optimizer._options)
+    if not names and not beside:
+        return ParamSpec(param, group, True, grad, [], None, None, None, index), None
     old = dict.get(optimizer.state, param)
-    wanted = (*names, "average") if averages else names
+    wanted = (*names, *beside)
     present = [key for key in wanted if old is not None and old.get(key) is not None]
     if grad is None and not present:
-        return ParamSpec(param, group, False, None, [], None, None), None
+        return ParamSpec(param, group, False, None, [], None, None, None, index), None
     if set(present) & set(names) and not set(names) <= set(present):
         raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
 
     state = ParamState(optimizer._changes, old or {})
     for key in wanted:
         if key not in present:
-            dict.__setitem__(state, key, _first_value(param, key))
+            dict.__setitem__(state, key, first_value(optimizer, optimizer.param_groups[group], param, key))
         check_state(param, key, state[key], name)
         if state[key].device != param.device:
             raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
@@ -130,14 +138,19 @@ def _param_spec(
         steps = _steps(optimizer, param, state, getattr(old, "steps", None), stepped, counts, name)
     state.steps = steps
     unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
-    average = state["average"] if averages else None
-    return ParamSpec(param, group, True, grad, states, average, steps), None if unchanged else state
+    average, remainder = (state[key] if key in beside else None for key in ("average", "remainder"))
+    spec = ParamSpec(param, group, True, grad, states, average, remainder, steps, index)
+    return spec, None if unchanged else state
 
 
-def _first_value(param: Tensor, key: str) -> Tensor:
+def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, key: str) -> Tensor:
+    """What is in a state before the parameter's first step."""
     if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
         return param.detach().to(average_dtype(param), copy=True)
-    return torch.zeros_like(param, memory_format=torch.preserve_format)
+    if key == "remainder":
+        return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
+    value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
+    return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
 
 
 def _steps(
@@ -220,14 +233,23 @@ def _make_plan(
                     hypers.append((float(value), None))
             else:
                 hypers.append((float(value), None))
-        groups.append((hypers, [float(group[key]) for key in optimizer._constants]))
+        groups.append((hypers, [optimizer._kernel_constant(key, group[key]) for key in optimizer._constants]))
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
     extension: Any = _backend.load()
     average = _average_of(optimizer, device)
-    clips = clipping.for_plan(optimizer._clipping, optimizer._measured, device)
-    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step, average, clips)
+    plan = extension.Plan(
+        optimizer._algorithm,
+        backend,
+        clock,
+        groups,
+        specs,
+        optimizer._has_step,
+        average,
+        optimizer._rounding_seed,
+        clipping.for_plan(optimizer, device),
+    )
     return plan, reads, conversions
 
 

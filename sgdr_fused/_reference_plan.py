@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
 
 
+def _joined(spec: ParamSpec) -> Tensor:
+    """The parameter with its remainder, in the type of the arithmetic."""
+    return _widened(spec.param) if spec.remainder is None else reference.join(spec.param, spec.remainder)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class ReferencePlan:
     """A plan that updates by reference.py. It is made anew, with all checks, at each step."""
 
@@ -55,14 +64,32 @@ class ReferencePlan:
         for (spec, stored), grad, used in zip(updated, unscaled, clipped, strict=True):
             if grad_scale is not None:
                 stored.copy_(grad)
-            optimizer._reference_update(spec, used, hypers[spec.group], optimizer.param_groups[spec.group])
+            self._update(optimizer, spec, used, hypers[spec.group])
         for spec in self._specs:
             if weight and spec.average is not None:
-                reference.average(spec.average, spec.param, weight)
+                reference.average(spec.average, _joined(spec), weight)
         if weight:
             optimizer._count_on(self.device).data.add_(1)
         self._clock.data.add_(1)
         self.show()
+
+    def _update(self, optimizer: FusedOptimizer, spec: ParamSpec, grad: Tensor, hypers: list[float]) -> None:
+        group, seed = optimizer.param_groups[spec.group], optimizer._rounding_seed
+        same = all(state.dtype == spec.param.dtype for state in spec.states)
+        if same and spec.remainder is None and seed is None:
+            optimizer._reference_update(spec, grad, hypers, group)
+            return
+        wide = spec._replace(param=_joined(spec).clone(), states=[_widened(state) for state in spec.states])
+        optimizer._reference_update(wide, grad, hypers, group)
+        stored = [*zip((spec.param, *spec.states), (wide.param, *wide.states), strict=True)]
+        for operand, (to, value) in enumerate(stored):
+            if operand == 0 and spec.remainder is not None:
+                value, remainder = reference.split(value, to.dtype)
+                spec.remainder.copy_(remainder)
+            elif to.dtype == torch.bfloat16 and seed is not None:
+                bits = reference.random_bits(spec.param, operand, seed, int(self._clock), spec.number)
+                value = reference.round_stochastically(value, bits)
+            to.copy_(value)
 
     def _average_weight(self, optimizer: FusedOptimizer, clock: int) -> float:
         """How far this step moves the averages."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from . import _checks, reference
 from ._hypers import Hyper
-from ._optimizer import FusedOptimizer, Options
+from ._optimizer import FusedOptimizer
+from ._options import Options
 from ._param_checks import ParamSpec
 from .schedules import Schedule
 

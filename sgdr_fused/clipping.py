@@ -1,51 +1,37 @@
-"""Clipping of gradients, and the guard against those that are not finite: what the step does with a pass of its own."""
+"""Clipping of gradients, and the guard against those that are not finite: see their options in _options.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from . import _checks, reference
+from . import reference
+from ._options import Options
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
 
 
-@dataclass(frozen=True)
-class Clipping:
-    """The options of this name of an optimizer: see :class:`~sgdr_fused.Options`."""
+def measures(options: Options) -> bool:
+    """Whether a step needs the norm of the gradients."""
+    return options["max_grad_norm"] is not None or options["error_if_nonfinite"] or options["skip_nonfinite"]
 
-    max_grad_norm: float | None = None
-    max_grad_value: float | None = None
-    error_if_nonfinite: bool = False
-    skip_nonfinite: bool = False
 
-    def __post_init__(self) -> None:
-        for name, high_open in (("max_grad_norm", False), ("max_grad_value", True)):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _checks.between(name, value, 0.0, math.inf, high_open=high_open))
-        for name in ("error_if_nonfinite", "skip_nonfinite"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.error_if_nonfinite and self.skip_nonfinite:
-            raise ValueError("error_if_nonfinite and skip_nonfinite must not both be True")
-
-    @property
-    def measures(self) -> bool:
-        """Whether a step needs the norm of the gradients."""
-        return self.max_grad_norm is not None or self.error_if_nonfinite or self.skip_nonfinite
-
-    def check_devices(self, params: Iterable[Tensor]) -> None:
-        """Raises where no device sees all gradients: the norm of a part would be another one."""
-        devices = sorted({str(param.device) for param in params})
-        if self.measures and len(devices) > 1:
-            raise ValueError(f"{self} needs all parameters on one device, got them on {', '.join(devices)}")
+def check_devices(options: Options, params: Iterable[Tensor]) -> None:
+    """Raises where no device sees all gradients: the norm of a part would be another one."""
+    devices = sorted({str(param.device) for param in params})
+    if measures(options) and len(devices) > 1:
+        names = ("max_grad_norm", "error_if_nonfinite", "skip_nonfinite")
+        given = [
+            f"{key}={value!r}"
+            for key, value in options.items()
+            if key in names and value is not None and value is not False
+        ]
+        raise ValueError(f"{', '.join(given)} needs all parameters on one device, got them on {', '.join(devices)}")
 
 
 class Measured:
@@ -64,29 +50,31 @@ class Measured:
 
 
 def for_plan(
-    clipping: Clipping, measured: Measured, device: torch.device
+    optimizer: FusedOptimizer, device: torch.device
 ) -> tuple[float, float, bool, Tensor | None, Tensor | None]:
     """(max_value, max_norm, raises, norm, skipped): ClippingSpec in csrc/plan.h."""
-    norm, skipped = measured.on(device) if clipping.measures else (None, None)
+    options = optimizer._options
+    max_value, max_norm = options["max_grad_value"], options["max_grad_norm"]
+    norm, skipped = optimizer._measured.on(device) if measures(options) else (None, None)
     return (
-        math.inf if clipping.max_grad_value is None else clipping.max_grad_value,
-        -1.0 if clipping.max_grad_norm is None else clipping.max_grad_norm,
-        clipping.error_if_nonfinite,
+        math.inf if max_value is None else max_value,
+        -1.0 if max_norm is None else max_norm,
+        options["error_if_nonfinite"],
         norm,
-        skipped if clipping.skip_nonfinite else None,
+        skipped if options["skip_nonfinite"] else None,
     )
 
 
 def norm_of(optimizer: FusedOptimizer) -> Tensor:
     """See FusedOptimizer.grad_norm."""
-    if not optimizer._clipping.measures:
+    if not measures(optimizer._options):
         raise AttributeError("grad_norm is not measured: it needs max_grad_norm, which may be math.inf")
     return optimizer._measured.on(optimizer._first_device())[0]
 
 
 def skipped_of(optimizer: FusedOptimizer) -> Tensor:
     """See FusedOptimizer.skipped_steps."""
-    if not optimizer._clipping.skip_nonfinite:
+    if not optimizer._options["skip_nonfinite"]:
         raise AttributeError("skipped_steps is not counted: it needs skip_nonfinite=True")
     return optimizer._measured.on(optimizer._first_device())[1]
 
@@ -95,15 +83,15 @@ def by_reference(
     optimizer: FusedOptimizer, grads: list[Tensor], device: torch.device, found_inf: Tensor | None
 ) -> list[Tensor] | None:
     """A step's gradients, already unscaled, as the update is to see them; None: the step is to be skipped."""
-    clipping = optimizer._clipping
+    options = optimizer._options
     skipped = found_inf is not None and float(found_inf) != 0
-    clipped, measured = reference.clip(grads, max_norm=clipping.max_grad_norm, max_value=clipping.max_grad_value)
-    if clipping.measures:
+    clipped, measured = reference.clip(grads, max_norm=options["max_grad_norm"], max_value=options["max_grad_value"])
+    if measures(options):
         norm, count = optimizer._measured.on(device)
         norm.fill_(measured)
-        if clipping.error_if_nonfinite and not skipped and not math.isfinite(measured):
+        if options["error_if_nonfinite"] and not skipped and not math.isfinite(measured):
             raise RuntimeError(f"error_if_nonfinite: the norm of the gradients is {measured}; the step was not taken")
-        if clipping.skip_nonfinite:
+        if options["skip_nonfinite"]:
             skipped = skipped or not all(bool(grad.isfinite().all()) for grad in grads)
             count += int(skipped)
     return None if skipped else clipped

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from . import _checks, reference
 from ._hypers import Hyper
-from ._optimizer import FusedOptimizer, Options
+from ._optimizer import FusedOptimizer
+from ._options import Options
 from ._param_checks import ParamSpec
+from ._tracked import Group
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ class FusedSGD(FusedOptimizer):
         g = g + momentum * m   with nesterov,   g = m   without      with momentum
         p = p - lr * g
 
+    That is torch's form of momentum, with the rate outside the buffer. In the classical form it is inside: ``lr * g``
+    takes the place of ``g`` in the lines about the buffer, and the last line is ``p = p - g``. The two give the same
+    while the rate is constant, and differ where it changes, most of all at a restart: see docs/momentum.md.
+
     Args:
         params: tensors, ``(name, tensor)`` pairs or groups, as in torch; float32, float64, bfloat16
             or float16, of any strides.
@@ -41,6 +48,8 @@ class FusedSGD(FusedOptimizer):
         maximize: ascend instead of descend.
         foreach, fused: accepted as in torch; nothing depends on them.
         differentiable: must be False.
+        momentum_form: ``"torch"`` or ``"classical"``. It cannot change once there is a buffer, whose meaning it is. A
+            checkpoint of ``torch.optim.SGD`` is in torch's form, and the group that it is loaded into goes on in it.
         **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
@@ -61,14 +70,15 @@ class FusedSGD(FusedOptimizer):
         >>> optimizer.param_groups[0]["lr"].item(), optimizer.clock.item()
         (0.5, 2)
 
-    Source: ``torch.optim.SGD``; Nesterov's form after Sutskever et al., "On the importance of
-    initialization and momentum in deep learning" (2013).
+    Source: ``torch.optim.SGD``; the classical form and Nesterov's after Sutskever et al., "On the
+    importance of initialization and momentum in deep learning" (2013), equations 1 to 4.
     """
 
     _algorithm = "sgd"
     _hypers = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
-    _constants = ("dampening", "nesterov", "maximize")
+    _constants = ("dampening", "nesterov", "maximize", "momentum_form")
     _has_step = False
+    _beyond_torch = MappingProxyType({"momentum_form": "torch"})
 
     def __init__(
         self,
@@ -83,6 +93,7 @@ class FusedSGD(FusedOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        momentum_form: Literal["torch", "classical"] = "torch",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -97,6 +108,7 @@ class FusedSGD(FusedOptimizer):
                 "foreach": foreach,
                 "differentiable": differentiable,
                 "fused": fused,
+                "momentum_form": momentum_form,
             },
             **options,
         )
@@ -109,6 +121,25 @@ class FusedSGD(FusedOptimizer):
     def _check_constant(self, key: str, value: Any) -> None:
         if key == "dampening":
             _checks.rate(key, value)
+        elif key == "momentum_form" and value not in ("torch", "classical"):
+            raise ValueError(f'momentum_form must be "torch" or "classical", got {value!r}')
+
+    def _kernel_constant(self, key: str, value: Any) -> float:
+        return float(value == "classical" if key == "momentum_form" else value)
+
+    def _assign(self, group: Group, key: str, value: Any) -> Any:
+        old = group.get(key, value)
+        value = super()._assign(group, key, value)
+        if (
+            key == "momentum_form"
+            and value != old
+            and any("momentum_buffer" in self.state.get(param, ()) for param in group["params"])
+        ):
+            raise ValueError(
+                f"momentum_form cannot change from {old!r} to {value!r} while the group's parameters have a "
+                "momentum_buffer, which means another thing in either; remove it from the state first"
+            )
+        return value
 
     def _check_group(self, group: dict[str, Any]) -> None:
         momentum, dampening = group["momentum"], group["dampening"]

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import emulation
+import operands
 import pytest
 import torch
+from classical_sgd import ClassicalSGD
 from torch import Tensor
 
-from sgdr_fused import FusedAdam, FusedAdamW, FusedSGD, _backend, reference
+from sgdr_fused import (
+    FusedAdadelta,
+    FusedAdagrad,
+    FusedAdam,
+    FusedAdamax,
+    FusedAdamW,
+    FusedRMSprop,
+    FusedSGD,
+    _backend,
+    reference,
+)
 from sgdr_fused.schedules import CosineWarmRestarts, Schedule, Triangular
 
 # ------------------------------------------------------------------------------------ where to run
@@ -56,45 +69,44 @@ Tensors = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """A fused class, torch's class, the function of reference.py with its defaults, and how large its sums are.
-
-    `largest_operand(hyper, lr, old, grad, new, step)`: the largest number that enters each element's sums, for the
-    parameter ("param") and each state, from those before and after step number `step`; error bounds are made of it.
-    """
+    """A fused class, torch's class, the function of reference.py with its defaults, how large its sums are
+    (operands.py), and the entries of its groups that torch's has not."""
 
     fused: type[torch.optim.Optimizer]
     torch: type[torch.optim.Optimizer]
     reference: Callable[..., None]
     defaults: Mapping[str, Any]
     largest_operand: Callable[..., Tensors]
+    beyond_torch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-
-def _sgd_operands(hyper: Mapping[str, Any], lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
-    g = grad.abs() + hyper.get("weight_decay", 0.0) * old["param"].abs()
-    m = g + old.get("momentum_buffer", torch.zeros_like(g)).abs()
-    return {"momentum_buffer": m, "param": torch.maximum(old["param"].abs() + lr * (g + m), new["param"].abs())}
-
-
-def _adam_operands(hyper: Mapping[str, Any], lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
-    coupled = 0.0 if hyper.get("decoupled_weight_decay") else hyper["weight_decay"]
-    g = grad.abs() + coupled * old["param"].abs()
-    beta1, beta2 = hyper["betas"]
-    weight = 1 - beta1 if 1 - beta1 < 0.5 else 1.0
-    m = old.get("exp_avg", torch.zeros_like(g)).abs() + weight * g
-    v = old.get("exp_avg_sq", torch.zeros_like(g)) + (1 - beta2) * g * g
-    w = torch.maximum(v, old.get("max_exp_avg_sq", v))
-    root = new.get("max_exp_avg_sq", new["exp_avg_sq"]).sqrt() / (1 - beta2**step) ** 0.5
-    update = lr / (1 - beta1**step) * m / (root + hyper["eps"])
-    param = torch.maximum(old["param"].abs() + update, new["param"].abs())
-    return {"exp_avg": m, "exp_avg_sq": v, "max_exp_avg_sq": w, "param": param}
+    def takes(self, option: str) -> bool:
+        """Whether torch's constructor, and so ours, has that argument."""
+        return option in inspect.signature(self.torch).parameters
 
 
 _ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 _ADAMW_DEFAULTS = {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True}
-SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {}, _sgd_operands)
-ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS, _adam_operands)
-ADAMW = Algorithm(FusedAdamW, torch.optim.AdamW, reference.adam, _ADAMW_DEFAULTS, _adam_operands)
-ALGORITHMS = {"sgd": SGD, "adam": ADAM, "adamw": ADAMW}
+_ADAGRAD_DEFAULTS = {"lr_decay": 0.0, "eps": 1e-10}
+_RMSPROP_DEFAULTS = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0}
+_ADADELTA_DEFAULTS = {"rho": 0.9, "eps": 1e-6}
+SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {}, operands.sgd, beyond_torch={"momentum_form": "torch"})
+CLASSICAL_SGD = Algorithm(FusedSGD, ClassicalSGD, reference.sgd, {}, operands.sgd)
+ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS, operands.adam)
+ADAMW = Algorithm(FusedAdamW, torch.optim.AdamW, reference.adam, _ADAMW_DEFAULTS, operands.adam)
+ADAMAX = Algorithm(FusedAdamax, torch.optim.Adamax, reference.adamax, _ADAM_DEFAULTS, operands.adamax)
+ADAGRAD = Algorithm(FusedAdagrad, torch.optim.Adagrad, reference.adagrad, _ADAGRAD_DEFAULTS, operands.adagrad)
+RMSPROP = Algorithm(FusedRMSprop, torch.optim.RMSprop, reference.rmsprop, _RMSPROP_DEFAULTS, operands.rmsprop)
+ADADELTA = Algorithm(FusedAdadelta, torch.optim.Adadelta, reference.adadelta, _ADADELTA_DEFAULTS, operands.adadelta)
+# Those that torch has.
+ALGORITHMS = {
+    "sgd": SGD,
+    "adam": ADAM,
+    "adamw": ADAMW,
+    "adamax": ADAMAX,
+    "adagrad": ADAGRAD,
+    "rmsprop": RMSPROP,
+    "adadelta": ADADELTA,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +132,13 @@ class Case:
 
 
 def _case(name: str, **hyper: Any) -> Case:
-    return Case(name, ALGORITHMS[name.split("_")[0]], hyper)
+    first = name.split("_")[0]
+    return Case(name, CLASSICAL_SGD if first == "classical" else ALGORITHMS[first], hyper)
 
 
 # beta2 = 0.5 lets the second moment fall, without which amsgrad's maximum is never taken;
 # beta1 = 0.4 takes the other branch of torch's lerp.
-CASES = (
+_SGD_AND_ADAM = (
     _case("sgd"),
     _case("sgd_weight_decay", weight_decay=0.1),
     _case("sgd_momentum", momentum=0.9),
@@ -141,6 +154,26 @@ CASES = (
     _case("adamw"),
     _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
 )
+# Each kernel of the other algorithms, with each branch of its rule. Adadelta's default eps gives updates that 16 bits
+# lose, and of RMSprop's default alpha a buffer of many times the gradients.
+CASES = (
+    *_SGD_AND_ADAM,
+    _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
+    _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
+    _case("adamax"),
+    _case("adamax_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.1, maximize=True),
+    _case("adagrad"),
+    _case("adagrad_decay", lr_decay=0.1, initial_accumulator_value=0.5, weight_decay=0.1, maximize=True),
+    _case("rmsprop", weight_decay=0.1, maximize=True),
+    _case("rmsprop_momentum", alpha=0.9, momentum=0.9),
+    _case("rmsprop_centered", alpha=0.9, centered=True),
+    _case("rmsprop_centered_momentum", alpha=0.9, centered=True, momentum=0.8, weight_decay=0.1),
+    _case("adadelta", eps=1e-2),
+    _case("adadelta_maximize", rho=0.5, eps=1e-2, weight_decay=0.1, maximize=True),
+)
+# Those that every size is swept with. The loops around a rule are one text for all of them, so the others take part in
+# the rows with all sizes at once, and in one size by itself.
+SWEPT = _SGD_AND_ADAM
 # One of each kernel, for tests that are not about arithmetic.
 TYPICAL = tuple(c for c in CASES if c.id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
 

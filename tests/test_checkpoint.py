@@ -28,7 +28,7 @@ from cases import (
     train,
 )
 
-from sgdr_fused import FusedAdam, FusedSGD
+from sgdr_fused import FusedAdam, FusedRMSprop, FusedSGD
 from sgdr_fused.schedules import Constant
 
 STEPS = 14  # past the restarts at 3 and 9 of the first schedule, at 2, 5 and 9 or 10 of the third
@@ -163,6 +163,7 @@ def test_schedules_of_every_hyperparameter_are_restored() -> None:
     rows: list[tuple[Any, dict[str, Any]]] = [
         (FusedSGD, {"lr": SCHEDULES[0], "momentum": SCHEDULES[1], "weight_decay": SCHEDULES[2]}),
         (FusedAdam, {"lr": SCHEDULES[0], "betas": (SCHEDULES[1], 0.5), "weight_decay": SCHEDULES[2]}),
+        (FusedRMSprop, {"lr": SCHEDULES[0], "momentum": SCHEDULES[1], "weight_decay": SCHEDULES[2]}),
     ]
     for fused, hyper in rows:
         opt = fused(make_params(SIZES), **hyper)

@@ -37,7 +37,7 @@ def steps(kernels: list[Kernel]) -> list[Kernel]:
 
 def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel]) -> None:
     """So that none is left out below: each algorithm, each pair of types, at least one size of arguments."""
-    assert set(STATES) >= {"Sgd", "Adam"}
+    assert set(STATES) >= {"Sgd", "Adam", "Adamax", "Adagrad", "RMSprop", "Adadelta"}
     for architecture in ARCHITECTURES:
         found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}
@@ -54,8 +54,8 @@ def test_no_local_memory(kernels: list[Kernel]) -> None:
 
 def test_registers_allow_half_occupancy(kernels: list[Kernel]) -> None:
     for kernel in kernels:
-        # Three states in double are twice the registers: three blocks of 256 threads, not four (see fused_step.cu).
-        many = kernel.param == "double" and kernel.algorithm is not None and STATES[kernel.algorithm][1] == 3
+        # Two states in double or more take many registers: three blocks of 256 threads, not four (see fused_step.cu).
+        many = kernel.param == "double" and kernel.algorithm is not None and STATES[kernel.algorithm][1] >= 2
         assert kernel.occupancy >= (0.375 if many else 0.5), f"{kernel.id}: {kernel.registers} registers"
 
 

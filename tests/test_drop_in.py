@@ -14,7 +14,6 @@ from cases import (
     CASES,
     DEVICE,
     SCHEDULES,
-    SGD,
     TYPICAL,
     Case,
     assert_within,
@@ -58,25 +57,29 @@ def test_signature_and_defaults(algorithm: Any) -> None:
         parameters = inspect.signature(cls).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
+    beyond = [(name, inspect.Parameter.KEYWORD_ONLY, value) for name, value in algorithm.beyond_torch.items()]
     *arguments, options = described(algorithm.fused)
-    assert arguments == described(algorithm.torch)
+    assert arguments == described(algorithm.torch) + beyond
     assert options[:2] == ("options", inspect.Parameter.VAR_KEYWORD)
     ours, theirs = algorithm.fused(make_params(SIZES)), algorithm.torch(make_params(SIZES))
     assert isinstance(ours, torch.optim.Optimizer)
-    assert ours.defaults == theirs.defaults
-    assert set(ours.param_groups[0]) - {"clock"} == set(theirs.param_groups[0]) | SCHEDULE_KEYS
+    assert ours.defaults == {**theirs.defaults, **algorithm.beyond_torch}
+    assert set(ours.param_groups[0]) - {"clock"} == set(ours.defaults) | {"params"} | SCHEDULE_KEYS
     assert not SCHEDULE_KEYS & set(ours.defaults)
     for key, value in theirs.param_groups[0].items():
         assert key == "params" or ours.param_groups[0][key] == value
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
 @pytest.mark.parametrize(
-    "options", [{"foreach": True}, {"fused": True}, {"fused": False}, {"capturable": True}], ids=str
+    ("algorithm", "options"),
+    [
+        pytest.param(algorithm, {option: value}, id=f"{name}-{option}={value}")
+        for name, algorithm in ALGORITHMS.items()
+        for option, value in (("foreach", True), ("fused", True), ("fused", False), ("capturable", True))
+        if algorithm.takes(option)
+    ],
 )
 def test_options_of_implementation_are_accepted_and_change_nothing(algorithm: Any, options: Any) -> None:
-    if algorithm is SGD and "capturable" in options:
-        pytest.skip("torch.optim.SGD does not take it either")
     plain, other = algorithm.fused(make_params(SIZES)), algorithm.fused(make_params(SIZES), **options)
     for opt in (plain, other):
         train(opt, range(3))

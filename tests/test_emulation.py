@@ -10,7 +10,21 @@ from typing import Any
 import emulation
 import pytest
 import torch
-from cases import CASES, DTYPES, EMULATED, SCHEDULES, SIZES, Case, bits, gradient, ids, make_params, params_of, train
+from cases import (
+    CASES,
+    DTYPES,
+    EMULATED,
+    HALVES,
+    SCHEDULES,
+    SIZES,
+    TYPICAL,
+    Case,
+    bits,
+    gradient,
+    make_params,
+    params_of,
+    train,
+)
 from torch import Tensor
 
 from sgdr_fused import EMA, FusedSGD, _backend
@@ -80,22 +94,41 @@ def test_a_barrier_that_some_do_not_reach_is_a_fault() -> None:
 # -------------------------------------------------------------------------------------- the kernels
 
 
-@pytest.mark.parametrize("average", [None, EMA(0.7)], ids=["", "average"])
-@pytest.mark.parametrize("dtype", ids(DTYPES))
-@pytest.mark.parametrize("case", ids(CASES))
+# Each with the types of parameters that it is for.
+OPTIONS: dict[str, tuple[dict[str, Any], tuple[torch.dtype, ...]]] = {
+    "": ({}, DTYPES),
+    "average": ({"average": EMA(0.7)}, DTYPES),
+    "float32_states": ({"state_dtype": torch.float32}, HALVES),
+    "bfloat16_states": ({"state_dtype": torch.bfloat16, "average": EMA(0.7)}, (torch.float32,)),
+    "master_weights": ({"master_weights": True, "average": EMA(0.7), "state_dtype": torch.float32}, HALVES),
+    "stochastic": ({"stochastic_rounding": True}, (torch.bfloat16,)),
+    "stochastic_states": ({"stochastic_rounding": True, "state_dtype": torch.bfloat16}, (torch.float32,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "options"),
+    [
+        pytest.param(case, dtype, options, id="-".join([case.id, str(dtype).removeprefix("torch."), name]))
+        for name, (options, dtypes) in OPTIONS.items()
+        for dtype in dtypes
+        for case in (TYPICAL if options else CASES)
+    ],
+)
 def test_kernels_give_the_bits_of_the_cpu(
-    case: Case, dtype: torch.dtype, average: EMA | None, monkeypatch: pytest.MonkeyPatch
+    case: Case, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = []
     for name in (emulation.BACKEND, "cpu"):
         monkeypatch.setattr(_backend, "backend_for", lambda device, name=name: name)
-        opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[1], average=average)
+        torch.manual_seed(0)
+        opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[1], **options)
         assert opt.backend == name
         launches = emulation.library().emulator_launches()
         train(opt, range(3))
         assert emulation.library().emulator_launches() - launches == (3 if name == emulation.BACKEND else 0)
         results.append([bits(x) for p in params_of(opt) for x in (p, *opt.state[p].values())])
-        assert int(opt.n_averaged) == (0 if average is None else 3)
+        assert int(opt.n_averaged) == (3 if "average" in options else 0)
     assert results[0] == results[1]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import ALGORITHMS, DEVICE, SCHEDULES, make_params, params_of, snapshot, train
 
-from sgdr_fused import FusedAdam, FusedAdamW, FusedSGD
+from sgdr_fused import FusedAdadelta, FusedAdagrad, FusedAdam, FusedAdamax, FusedAdamW, FusedRMSprop, FusedSGD
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Triangular
 
 NAN, INF = float("nan"), float("inf")
@@ -48,6 +48,8 @@ OF_SGD: list[tuple[str, dict[str, Any], str, Any]] = [
     ("dampening_nan", {"momentum": 0.5, "dampening": NAN}, "dampening", "nan"),
     ("nesterov_without_momentum", {"nesterov": True}, "nesterov", "momentum"),
     ("nesterov_with_dampening", {"nesterov": True, "momentum": 0.5, "dampening": 0.25}, "dampening", 0.25),
+    ("momentum_form_unknown", {"momentum_form": "heavy"}, "momentum_form", "heavy"),
+    ("momentum_form_true", {"momentum_form": True}, "momentum_form", True),
 ]
 OF_ADAM: list[tuple[str, dict[str, Any], str, Any]] = [
     ("beta1_one", {"betas": (1.0, 0.5)}, "betas", 1.0),
@@ -64,12 +66,36 @@ OF_ADAM: list[tuple[str, dict[str, Any], str, Any]] = [
     ("eps_negative", {"eps": -0.25}, "eps", -0.25),
     ("eps_nan", {"eps": NAN}, "eps", "nan"),
 ]
+OF_ADAGRAD: list[tuple[str, dict[str, Any], str, Any]] = [
+    ("lr_decay_negative", {"lr_decay": -0.25}, "lr_decay", -0.25),
+    ("lr_decay_nan", {"lr_decay": NAN}, "lr_decay", "nan"),
+    ("initial_value_negative", {"initial_accumulator_value": -0.25}, "initial_accumulator_value", -0.25),
+    ("initial_value_infinite", {"initial_accumulator_value": INF}, "initial_accumulator_value", "inf"),
+    ("initial_value_text", {"initial_accumulator_value": "x"}, "initial_accumulator_value", "x"),
+    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
+]
+OF_RMSPROP: list[tuple[str, dict[str, Any], str, Any]] = [
+    *(row for row in OF_SGD if row[0] in ("momentum_negative", "momentum_nan", "momentum_infinite")),
+    ("alpha_negative", {"alpha": -0.25}, "alpha", -0.25),
+    ("alpha_nan", {"alpha": NAN}, "alpha", "nan"),
+    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
+]
+OF_ADADELTA: list[tuple[str, dict[str, Any], str, Any]] = [
+    ("rho_negative", {"rho": -0.25}, "rho", -0.25),
+    ("rho_above_one", {"rho": 1.25}, "rho", 1.25),
+    ("rho_nan", {"rho": NAN}, "rho", "nan"),
+    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
+]
 ARGUMENTS = [
     pytest.param(fused, arguments, name, value, id=f"{fused.__name__}-{label}")
     for fused, rows in (
         (FusedSGD, COMMON + OF_SGD),
         (FusedAdam, COMMON + OF_ADAM),
         (FusedAdamW, COMMON + OF_ADAM),
+        (FusedAdamax, COMMON + OF_ADAM),
+        (FusedAdagrad, COMMON + OF_ADAGRAD),
+        (FusedRMSprop, COMMON + OF_RMSPROP),
+        (FusedAdadelta, COMMON + OF_ADADELTA),
     )
     for label, arguments, name, value in rows
 ]

@@ -90,6 +90,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sgd": [{"momentum": 0.9, "nesterov": True}, {}, {"momentum": 0.5, "dampening": 0.2}, {"maximize": True}],
     "adam": [{"amsgrad": True, "betas": (0.5, 0.5)}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
     "adamw": [{"amsgrad": True}, {"betas": (0.0, 0.9)}, {"maximize": True}, {"weight_decay": 0.5}],
+    "classical": [{"nesterov": True, "dampening": 0}, {}, {"momentum_form": "torch"}, {"maximize": True}],
+    "adamax": [{"betas": (0.5, 0.5)}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
+    "adagrad": [{"lr_decay": 0.5}, {}, {"eps": 0.1}, {"initial_accumulator_value": 0.5}],
+    "rmsprop": [{"centered": True}, {"momentum": 0.5}, {"centered": True, "momentum": 0.9}, {"alpha": 0.5}],
+    "adadelta": [{"rho": 0.5}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
 }
 
 

@@ -26,7 +26,7 @@ from cases import (
 )
 
 from sgdr_fused import FusedAdam, FusedSGD
-from sgdr_fused.schedules import Constant, CosineWarmRestarts, Triangular
+from sgdr_fused.schedules import Constant, CosineWarmRestarts, Table, Triangular
 
 STEPS = 12
 SIZES = (5, 1025)
@@ -170,12 +170,29 @@ def test_schedule_reaches_restarts_exactly() -> None:
 # The other hyperparameters take the same forms.
 
 MOMENTUM = Triangular(0.5, 0.9, step_size_up=3)
+SWITCHED = Table((0.0, 0.5, 0.0, 0.25, 0.0, 0.75))  # off and on
 OTHERS = [
-    pytest.param("momentum", 0, MOMENTUM, id="momentum"),
-    pytest.param("weight_decay", 0, MOMENTUM, id="weight_decay"),
-    pytest.param("weight_decay", 2, MOMENTUM, id="adam_weight_decay"),
-    pytest.param("weight_decay", 3, MOMENTUM, id="adamw_weight_decay"),
-    pytest.param("betas", 2, MOMENTUM, id="betas"),
+    pytest.param(name, next(c for c in CASES if c.id == case), schedule, id=f"{case}-{name}{suffix}")
+    for case, name, schedule, suffix in (
+        ("sgd", "momentum", MOMENTUM, ""),
+        ("sgd", "weight_decay", MOMENTUM, ""),
+        ("adam_amsgrad", "weight_decay", MOMENTUM, ""),
+        ("adamw", "weight_decay", MOMENTUM, ""),
+        ("adam_amsgrad", "betas", MOMENTUM, ""),
+        ("classical", "momentum", MOMENTUM, ""),
+        ("adamax", "betas", MOMENTUM, ""),
+        ("adamax", "weight_decay", MOMENTUM, ""),
+        ("adagrad", "weight_decay", MOMENTUM, ""),
+        ("rmsprop", "weight_decay", MOMENTUM, ""),
+        ("rmsprop", "momentum", MOMENTUM, ""),
+        ("rmsprop_centered", "momentum", MOMENTUM, ""),
+        ("adadelta", "weight_decay", MOMENTUM, ""),
+        # Where it is 0, the buffer waits; reference.py is called with the number 0 and leaves it alone.
+        ("sgd_momentum", "momentum", SWITCHED, "_off_and_on"),
+        ("classical", "momentum", SWITCHED, "_off_and_on"),
+        ("rmsprop_momentum", "momentum", SWITCHED, "_off_and_on"),
+        ("rmsprop_centered_momentum", "momentum", SWITCHED, "_off_and_on"),
+    )
 ]
 
 
@@ -184,14 +201,13 @@ def _wrapped(name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "case", "schedule"), OTHERS)
-def test_schedule_for_another_hyperparameter(name: str, case: int, schedule: Any) -> None:
-    config = TYPICAL[case]
+def test_schedule_for_another_hyperparameter(name: str, case: Case, schedule: Any) -> None:
     params = make_params(SIZES, torch.float64)
-    opt = config.fused(params, lr=0.05, **{name: _wrapped(name, schedule)})
+    opt = case.fused(params, lr=0.05, **{name: _wrapped(name, schedule)})
     group = opt.param_groups[0]
     assert group[f"{name}_schedule"] == schedule
     assert group["lr_schedule"] is None
-    oracle = Oracle(config, params)
+    oracle = Oracle(case, params)
     for t in range(STEPS):
         shown = group[name][0] if name == "betas" else group[name]
         assert float(shown) == pytest.approx(rate(schedule, t), rel=TIGHT)
@@ -205,13 +221,12 @@ def test_schedule_for_another_hyperparameter(name: str, case: int, schedule: Any
 
 
 @pytest.mark.parametrize(("name", "case", "schedule"), OTHERS)
-def test_tensor_for_another_hyperparameter(name: str, case: int, schedule: Any) -> None:
-    config = TYPICAL[case]
+def test_tensor_for_another_hyperparameter(name: str, case: Case, schedule: Any) -> None:
     params = make_params(SIZES, torch.float64)
     value = torch.tensor(0.5, dtype=torch.float64, device=DEVICE)
     second = torch.tensor(0.5, dtype=torch.float64, device=DEVICE)  # betas: both tensors or neither
-    opt = config.fused(params, lr=0.05, **{name: (value, second) if name == "betas" else value})
-    oracle = Oracle(config, params)
+    opt = case.fused(params, lr=0.05, **{name: (value, second) if name == "betas" else value})
+    oracle = Oracle(case, params)
     for t in range(STEPS):
         value.fill_(rate(schedule, t))
         for i, p in enumerate(params):

@@ -6,15 +6,19 @@ All combinations of options, twelve steps at changing rates, every element of pa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from cases import (
+    ALGORITHMS,
+    CLASSICAL_SGD,
     DTYPES,
     HALVES,
+    SGD,
+    Algorithm,
     assert_within,
     bits,
     ids,
@@ -35,33 +39,36 @@ State = dict[str, Tensor]
 class Options:
     """One set of options for both: those of torch's constructor are the keywords of ours."""
 
-    optimizer: Callable[..., torch.optim.Optimizer]
+    algorithm: Algorithm
     hyper: Mapping[str, Any]
-    decoupled: bool = False
     id: str = field(default="", compare=False)
 
     @property
-    def is_adam(self) -> bool:
-        return self.optimizer is not torch.optim.SGD
+    def has_step(self) -> bool:
+        return self.algorithm not in (SGD, CLASSICAL_SGD)
 
     def update(self, param: Tensor, grad: Tensor, state: State, lr: float) -> None:
-        if self.is_adam:
-            hyper = {**self.hyper, "decoupled_weight_decay": self.decoupled}
-            reference.adam(param, grad, state, lr=lr, **hyper)
-        else:
-            reference.sgd(param, grad, state, lr=lr, **self.hyper)
+        self.algorithm.reference(param, grad, state, lr=lr, **{**self.algorithm.defaults, **self.hyper})
 
 
 def named(options: Mapping[str, Any]) -> str:
     return "-".join(k if v is True else f"{k}={v}" for k, v in options.items() if v) or "plain"
 
 
+def combinations(**choices: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    for combination in itertools.product(*choices.values()):
+        yield dict(zip(choices, combination, strict=True))
+
+
 def sgd_options() -> Iterator[Options]:
-    names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    every = itertools.product((0, 0.9), (0, 0.3), (0, 0.1), (False, True), (False, True))
-    for hyper in (dict(zip(names, combination, strict=True)) for combination in every):
+    every = combinations(
+        momentum=(0, 0.9), dampening=(0, 0.3), weight_decay=(0, 0.1), nesterov=(False, True), maximize=(False, True)
+    )
+    for hyper in every:
         if not hyper["nesterov"] or (hyper["momentum"] and not hyper["dampening"]):
-            yield Options(torch.optim.SGD, hyper, id=f"sgd-{named(hyper)}")
+            yield Options(SGD, hyper, id=f"sgd-{named(hyper)}")
+            if not hyper["maximize"]:
+                yield Options(CLASSICAL_SGD, {**hyper, "momentum_form": "classical"}, id=f"classical-{named(hyper)}")
 
 
 # The first moment weighs a gradient less than half, more than half, and wholly; at beta2 = 0.5 the
@@ -74,20 +81,29 @@ MOMENTS: tuple[dict[str, Any], ...] = (
 
 
 def adam_options() -> Iterator[Options]:
-    names = ("weight_decay", "amsgrad", "maximize")
-    every = itertools.product((0, 0.1), (False, True), (False, True))
-    for combination, moments, decoupled in itertools.product(every, MOMENTS, (False, True)):
-        hyper = dict(zip(names, combination, strict=True))
-        name = "adamw" if decoupled else "adam"
-        yield Options(
-            torch.optim.AdamW if decoupled else torch.optim.Adam,
-            {**moments, **hyper},
-            decoupled,
-            id=f"{name}-beta1={moments['betas'][0]}-{named(hyper)}",
-        )
+    every = combinations(weight_decay=(0, 0.1), amsgrad=(False, True), maximize=(False, True))
+    for hyper, moments, name in itertools.product(every, MOMENTS, ("adam", "adamw")):
+        name_and_beta = f"{name}-beta1={moments['betas'][0]}"
+        yield Options(ALGORITHMS[name], {**moments, **hyper}, id=f"{name_and_beta}-{named(hyper)}")
 
 
-OPTIONS = (*sgd_options(), *adam_options())
+# With default eps, Adadelta's updates are lost in 16 bits.
+ADAPTIVE: dict[str, tuple[dict[str, Any], ...]] = {
+    "adamax": MOMENTS,
+    "adagrad": tuple(combinations(lr_decay=(0, 0.1), initial_accumulator_value=(0, 0.5))),
+    "rmsprop": tuple(combinations(alpha=(0.9,), momentum=(0, 0.9), centered=(False, True))),
+    "adadelta": ({"eps": 0.01}, {"rho": 0.5, "eps": 0.1}),
+}
+
+
+def adaptive_options() -> Iterator[Options]:
+    """Decay and sign, which enter in front of everything else, only together."""
+    for name, choices in ADAPTIVE.items():
+        for hyper, rest in itertools.product(choices, ({}, {"weight_decay": 0.1, "maximize": True})):
+            yield Options(ALGORITHMS[name], {**hyper, **rest}, id=f"{name}-{named({**hyper, **rest})}")
+
+
+OPTIONS = (*sgd_options(), *adam_options(), *adaptive_options())
 
 
 def pick(*names: str) -> list[Any]:
@@ -101,6 +117,11 @@ TYPICAL = pick(
     "sgd-momentum=0.9-weight_decay=0.1-nesterov",
     "adam-beta1=0.9-weight_decay=0.1",
     "adamw-beta1=0.4-weight_decay=0.1-amsgrad-maximize",
+    "classical-momentum=0.9-weight_decay=0.1-nesterov",
+    "adamax-betas=(0.4, 0.5)-eps=0.001-weight_decay=0.1-maximize",
+    "adagrad-lr_decay=0.1-initial_accumulator_value=0.5-weight_decay=0.1-maximize",
+    "rmsprop-alpha=0.9-momentum=0.9-centered-weight_decay=0.1-maximize",
+    "adadelta-eps=0.01",
 )
 
 
@@ -109,7 +130,7 @@ class Torch:
 
     def __init__(self, options: Options, start: Tensor, **implementation: Any) -> None:
         self.param = torch.nn.Parameter(start.clone())
-        self.opt = options.optimizer([self.param], lr=1.0, **options.hyper, **implementation)
+        self.opt = options.algorithm.torch([self.param], lr=1.0, **options.hyper, **implementation)
 
     def step(self, grad: Tensor, lr: float) -> None:
         self.param.grad = grad.to(self.param.dtype, copy=True)
@@ -153,37 +174,8 @@ def test_float64_to_1e_12(options: Options, implementation: Mapping[str, Any]) -
         for name, exact in expected.items():
             largest[name] = torch.maximum(largest.get(name, exact.abs()), exact.abs())
             assert_within(actual[name], exact, 1e-12 * largest[name], f"step {t}, {name}")
-        if options.is_adam:
+        if options.has_step:
             assert state["step"].item() == t + 1
-
-
-def largest_operand(
-    options: Options, lr: float, grad: Tensor, old: Mapping[str, Tensor], new: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The largest operand of the sums that lead to each element, as if none of them cancelled.
-
-    `old` are the parameter and the states before the step, `new` after it.
-    """
-    hyper = options.hyper
-    p, g = old["param"].abs(), grad.double().abs()
-    if not options.decoupled:
-        g = g + hyper["weight_decay"] * p
-    nothing = torch.zeros_like(p)
-    if options.is_adam:
-        beta1, beta2 = hyper["betas"]
-        step = old.get("step", torch.zeros(())).item() + 1
-        m = torch.maximum(old.get("exp_avg", nothing).abs(), g)
-        v = torch.maximum(old.get("exp_avg_sq", nothing), g * g)
-        states = {"exp_avg": m, "exp_avg_sq": v}
-        if hyper["amsgrad"]:
-            states["max_exp_avg_sq"] = torch.maximum(v, old.get("max_exp_avg_sq", nothing))
-        root = new["max_exp_avg_sq" if hyper["amsgrad"] else "exp_avg_sq"].sqrt()
-        update = m / (root / (1 - beta2**step) ** 0.5 + hyper["eps"]) / (1 - beta1**step)
-    else:
-        m = old.get("momentum_buffer", nothing).abs() + g
-        states = {"momentum_buffer": m}
-        update = m + g if hyper["nesterov"] else m
-    return {"param": torch.maximum(p, lr * update), **states}
 
 
 @pytest.mark.parametrize("options", ids(OPTIONS))
@@ -201,7 +193,8 @@ def test_float32_one_step_to_4_ulp_of_the_largest_operand(options: Options) -> N
         oracle.step(grad, lr)
         actual, expected = doubles(param, state), oracle.tensors()
         assert actual.keys() == expected.keys()
-        operands = largest_operand(options, lr, grad, old, expected)
+        hyper = {**options.algorithm.defaults, **options.hyper}
+        operands = options.algorithm.largest_operand(hyper, lr, old, grad, expected, t + 1)
         for name, exact in expected.items():
             tolerance = one_step_tolerance(exact, operands[name], torch.float32)
             assert_within(actual[name], exact, tolerance, f"step {t}, {name}")
@@ -272,7 +265,7 @@ def test_every_element_moves_at_every_step(options: Options, dtype: torch.dtype)
 def test_infinities_and_nan_propagate_as_in_torch(options: Options, dtype: torch.dtype) -> None:
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.5])
     start, first = torch.cartesian_prod(special, special).to(dtype).unbind(1)
-    if options.is_adam and dtype == torch.float16:  # see the next test
+    if options.has_step and dtype == torch.float16:  # see the next test
         start, first = start[first != 0], first[first != 0]
     param, state = start.clone(), State()
     oracle = Torch(options, start, foreach=False)
@@ -288,7 +281,7 @@ def test_infinities_and_nan_propagate_as_in_torch(options: Options, dtype: torch
 
 
 def test_a_zero_gradient_is_no_nan_in_float16() -> None:
-    """torch computes Adam's denominator in float16, where an eps of 1e-8 is 0, and divides 0 by it."""
+    """torch computes Adam's denominator in float16, where an eps of 1e-8 is 0, and divides 0 by it; others' too."""
     param, zero, state = torch.ones(3).half(), torch.zeros(3).half(), State()
     reference.adam(param, zero, state, lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
     assert param.tolist() == [1, 1, 1]
@@ -296,7 +289,7 @@ def test_a_zero_gradient_is_no_nan_in_float16() -> None:
 
 @pytest.mark.parametrize("options", TYPICAL)
 def test_denormal_numbers_are_kept(options: Options) -> None:
-    if options.is_adam:  # whose second moment underflows: eps alone is to be the denominator
+    if options.has_step:  # the second moment underflows: eps alone is to be the denominator
         options = replace(options, hyper={**options.hyper, "eps": 1.0})
     tiny = torch.finfo(torch.float32).tiny
     start = torch.tensor([tiny / 4, -tiny / 8, tiny * 3, 2.0**-149])
@@ -319,7 +312,7 @@ def test_the_first_step_is_each_parameters_own(options: Options) -> None:
     """A parameter that gets its first gradient at step 3, beside one that has had three."""
     params = [values(17, 1), values(17, 2)]
     theirs = [torch.nn.Parameter(p.clone()) for p in params]
-    opt = options.optimizer(theirs, lr=1.0, **options.hyper)
+    opt = options.algorithm.torch(theirs, lr=1.0, **options.hyper)
     states = [State(), State()]
     for t, lr in enumerate(RATES):
         for i, (p, q, state) in enumerate(zip(params, theirs, states, strict=True)):
@@ -397,7 +390,7 @@ def test_writes_in_place_and_only_what_it_should(options: Options) -> None:
     assert param.is_leaf
     assert all(state[name] is tensor for name, tensor in tensors.items())
     assert all(tensor._version > versions[name] for name, tensor in state.items())
-    assert bool(state) == (options.is_adam or options.hyper["momentum"] != 0)
+    assert bool(state) == (options.has_step or options.hyper["momentum"] != 0)
 
 
 def test_steps_are_counted_beyond_float32() -> None:

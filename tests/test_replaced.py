@@ -10,6 +10,7 @@ from cases import (
     ADAM,
     CASES,
     DEVICE,
+    RMSPROP,
     TYPICAL,
     Case,
     Oracle,
@@ -213,11 +214,14 @@ def test_one_state_deleted(key: str) -> None:
     assert_equal(ours, theirs)
 
 
+OFF_AND_ON = [0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]
+
+
 @pytest.mark.parametrize("form", ["number", "tensor"])
-@pytest.mark.parametrize("case", ids(c for c in CASES if c.id in ("sgd_momentum", "sgd_dampening", "sgd_nesterov")))
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.hyper.get("momentum")))
 def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
-    """The buffer waits, as in torch; one that never was is made when momentum is."""
-    for values in ([0.9, 0.9, 0.0, 0.0, 0.9, 0.5], [0.0, 0.0, 0.9, 0.9, 0.0, 0.9]):
+    """The buffer waits, as in torch; SGD's that never was is made when momentum is."""
+    for values in OFF_AND_ON[:1] if case.algorithm is RMSPROP else OFF_AND_ON:
         ours, theirs = pair(case)
         momentum = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
         for t, value in enumerate(values):
@@ -227,6 +231,46 @@ def test_momentum_switched_off_and_on(case: Case, form: str) -> None:
             for opt in (ours, theirs):
                 train(opt, [t])
             assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("case", ids(c for c in CASES if c.hyper.get("momentum") and not c.hyper.get("nesterov")))
+def test_buffer_that_waits_is_not_read(case: Case) -> None:
+    """While a tensor says 0 the steps are those without a buffer, whatever is in it."""
+    momentum = torch.tensor(0.9, dtype=torch.float64, device=DEVICE)
+    opt = case.fused(make_params(SIZES, torch.float64), lr=0.05, momentum=momentum)
+    train(opt, range(2))
+    momentum.fill_(0)
+    for p in params_of(opt):
+        opt.state[p]["momentum_buffer"].fill_(float("nan"))
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in params_of(opt)]
+    plain = case.fused(copies, lr=0.05, momentum=0.0)
+    for p, q in zip(params_of(opt), copies, strict=True):
+        plain.state[q] = {key: state.clone() for key, state in opt.state[p].items() if key != "momentum_buffer"}
+    for each in (opt, plain):
+        train(each, range(2, 4))
+    assert [bits(p) for p in params_of(opt)] == [bits(q) for q in copies]
+    assert all(bool(opt.state[p]["momentum_buffer"].isnan().all()) for p in params_of(opt))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "missing"), [("momentum", 0.5, "momentum_buffer"), ("centered", True, "grad_avg")]
+)
+def test_rmsprops_option_switched_on(key: str, value: Any, missing: str) -> None:
+    """Before the first step it is as if it had been given; later a state is missing, an error in torch too."""
+    case = next(c for c in CASES if c.id == "rmsprop")
+    optimizers = pair(case)
+    for opt in optimizers:
+        opt.param_groups[0][key] = value
+        train(opt, range(2))
+    assert_equal(*optimizers)
+    late, _ = pair(case)
+    train(late, range(2))
+    late.param_groups[0][key] = value
+    set_gradients(params_of(late), 2)
+    before = [bits(p) for p in params_of(late)]
+    with pytest.raises(ValueError, match=missing):
+        late.step()
+    assert [bits(p) for p in params_of(late)] == before
 
 
 def test_amsgrad_switched_on_before_the_first_step() -> None:

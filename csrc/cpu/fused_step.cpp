@@ -35,6 +35,7 @@ struct Piece {
   const float* grad_scale;  // null: the gradient is as it should be
   const Clip* clip;         // null: nothing
   double average_weight;    // 0: the average stays as it is
+  const Lot* lot;           // how BFloat16 is rounded; null: to the nearest
   int64_t begin, end;
 };
 
@@ -94,12 +95,14 @@ void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
   const Rule rule(*piece.scalars);
   const AverageRule<T> average_rule(piece.average_weight);
   const Tensor& tensor = *piece.tensor;
-  const Memory param = {tensor.param, piece.dtypes.param, piece.layout, kParam};
-  const Memory grad = {piece.grad, piece.dtypes.param, piece.layout, kGrad};
-  const Memory average = {tensor.average, kDtypeOf<T>, piece.layout, kAverage};
+  const Dtype dtype = piece.dtypes.param;
+  const Layout* layout = piece.layout;
+  const Memory param = {tensor.param, dtype, layout, kParam, tensor.remainder, piece.lot};
+  const Memory grad = {piece.grad, dtype, layout, kGrad, nullptr, nullptr};
+  const Memory average = {tensor.average, kDtypeOf<T>, layout, kAverage, nullptr, nullptr};
   Memory states[kMaxStates];
   for (int k = 0; k < kStates; ++k) {
-    states[k] = {tensor.states[k], piece.dtypes.state, piece.layout, kFirstState + k};
+    states[k] = {tensor.states[k], piece.dtypes.state, layout, kFirstState + k, nullptr, piece.lot};
   }
   const bool averages = piece.average_weight != 0.0 && tensor.average != nullptr;
   const bool at_once = in_place<T>(param) && (kStates == 0 || in_place<T>(states[0])) &&
@@ -128,7 +131,7 @@ void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
       for (int k = 0; k < kStates; ++k) put_back(states[k], begin, count, s[k]);
     }
     if (averages) {
-      p = fetch(param, begin, count, p);  // rounded, as it is stored
+      p = fetch(param, begin, count, p);  // as it is stored
       T* a = fetch(average, begin, count, scratch[1]);
       run<AverageLoop<T>>(average_rule, a, p, count);
       put_back(average, begin, count, a);
@@ -214,9 +217,10 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
       const int64_t begin = std::max<int64_t>(0, first - span.first_unit) * kUnit;
       const int64_t end = std::min(tensor.numel, (last - span.first_unit) * kUnit);
       if (begin >= end) continue;
+      const Lot lot = {plan.seed, clock, tensor.index};
       choose<Algorithm>(item.dtypes.param, tensor.num_states)(
           {&tensor, layout, item.dtypes, span.scalars, item.grad, step.grad_scale, clip,
-           step.average_weight, begin, end});
+           step.average_weight, plan.rounds_by_lot ? &lot : nullptr, begin, end});
     }
   });
 }

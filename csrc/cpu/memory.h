@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../rounding.h"
 #include "../step_args.h"
 #include "instruction_set.h"
 
@@ -19,6 +20,8 @@ struct Memory {
   Dtype dtype;
   const Layout* layout;  // null: dense
   int operand;           // its place in the layout
+  int16_t* remainder;    // what `data` has no room for; null: none
+  const Lot* lot;        // how BFloat16 is rounded; null: to the nearest
 };
 
 template <class T>
@@ -121,12 +124,113 @@ void store_elements(const Memory& memory, int64_t begin, int64_t count, const T*
   }
 }
 
+template <class scalar_t>
+struct CopyLoop {
+  SGDR_HOST_DEVICE static void run(scalar_t* to, int64_t to_stride, const scalar_t* from,
+                                   int64_t from_stride, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i * to_stride] = from[i * from_stride];
+  }
+};
+
+// 16-bit elements as they are stored, side by side: where they are, or else in `scratch`.
+template <class scalar_t>
+scalar_t* fetch_stored(const Memory& memory, int64_t begin, int64_t count, scalar_t* scratch) {
+  scalar_t* data = static_cast<scalar_t*>(memory.data);
+  if (memory.layout == nullptr) return data + begin;
+  for (Runs runs(memory, begin, count); runs.size > 0; runs.advance()) {
+    run<CopyLoop<scalar_t>>(scratch + runs.done, int64_t{1}, data + runs.offset, runs.stride,
+                            runs.size);
+  }
+  return scratch;
+}
+
+template <class scalar_t>
+void put_back_stored(const Memory& memory, int64_t begin, int64_t count, scalar_t* from) {
+  if (memory.layout == nullptr) return;
+  scalar_t* data = static_cast<scalar_t*>(memory.data);
+  for (Runs runs(memory, begin, count); runs.size > 0; runs.advance()) {
+    run<CopyLoop<scalar_t>>(data + runs.offset, runs.stride, from + runs.done, int64_t{1},
+                            runs.size);
+  }
+}
+
+template <class scalar_t>
+struct JoinLoop {
+  SGDR_HOST_DEVICE static void run(const scalar_t* params, const int16_t* remainders, int64_t count,
+                                   float* to) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) to[i] = join(params[i], remainders[i]);
+  }
+};
+
+template <class scalar_t>
+struct SplitLoop {
+  SGDR_HOST_DEVICE static void run(scalar_t* params, int16_t* remainders, int64_t count,
+                                   const float* from) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) split(params[i], remainders[i], from[i]);
+  }
+};
+
+struct StoreByLotLoop {
+  SGDR_HOST_DEVICE static void run(BFloat16* to, uint32_t key, uint32_t first, int64_t count,
+                                   const float* from) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      store_by_lot(to[i], from[i], lot_bits(key, first + static_cast<uint32_t>(i)));
+    }
+  }
+};
+
+Memory remainder_of(const Memory& memory) {
+  return {memory.remainder, memory.dtype, memory.layout, kRemainder, nullptr, nullptr};
+}
+
+template <class scalar_t>
+void fetch_joined(const Memory& memory, int64_t begin, int64_t count, float* to) {
+  scalar_t params[kBlock];
+  int16_t remainders[kBlock];
+  run<JoinLoop<scalar_t>>(fetch_stored(memory, begin, count, params),
+                          fetch_stored(remainder_of(memory), begin, count, remainders), count, to);
+}
+
+template <class scalar_t>
+void put_back_split(const Memory& memory, int64_t begin, int64_t count, const float* from) {
+  scalar_t params[kBlock];
+  int16_t remainders[kBlock];
+  const Memory other = remainder_of(memory);
+  const bool dense = memory.layout == nullptr;
+  scalar_t* p = dense ? static_cast<scalar_t*>(memory.data) + begin : params;
+  int16_t* r = dense ? memory.remainder + begin : remainders;
+  run<SplitLoop<scalar_t>>(p, r, count, from);
+  put_back_stored(memory, begin, count, p);
+  put_back_stored(other, begin, count, r);
+}
+
+void put_back_by_lot(const Memory& memory, int64_t begin, int64_t count, const float* from) {
+  BFloat16 scratch[kBlock];
+  const bool dense = memory.layout == nullptr;
+  BFloat16* to = dense ? static_cast<BFloat16*>(memory.data) + begin : scratch;
+  const int operand = memory.operand == kParam ? 0 : 1 + memory.operand - kFirstState;
+  for (int64_t done = 0; done < count;) {
+    const int64_t cell = (begin + done) / kCell, first = (begin + done) % kCell;
+    const int64_t size = std::min(count - done, kCell - first);
+    const uint32_t key = lot_key(*memory.lot, cell).words[operand];
+    run<StoreByLotLoop>(to + done, key, static_cast<uint32_t>(first), size, from + done);
+    done += size;
+  }
+  put_back_stored(memory, begin, count, to);
+}
+
 // The elements in T: where they are, or else in `scratch`.
 template <class T>
 T* fetch(const Memory& memory, int64_t begin, int64_t count, T* scratch) {
   if (in_place<T>(memory)) return static_cast<T*>(memory.data) + begin;
   if constexpr (std::is_same_v<T, double>) {
     load_elements<T, double>(memory, begin, count, scratch);
+  } else if (memory.remainder != nullptr) {
+    memory.dtype == Dtype::kBFloat16 ? fetch_joined<BFloat16>(memory, begin, count, scratch)
+                                     : fetch_joined<Half>(memory, begin, count, scratch);
   } else if (memory.dtype == Dtype::kBFloat16) {
     load_elements<T, BFloat16>(memory, begin, count, scratch);
   } else if (memory.dtype == Dtype::kFloat16) {
@@ -143,6 +247,11 @@ void put_back(const Memory& memory, int64_t begin, int64_t count, const T* from)
   if (in_place<T>(memory)) return;
   if constexpr (std::is_same_v<T, double>) {
     store_elements<T, double>(memory, begin, count, from);
+  } else if (memory.remainder != nullptr) {
+    memory.dtype == Dtype::kBFloat16 ? put_back_split<BFloat16>(memory, begin, count, from)
+                                     : put_back_split<Half>(memory, begin, count, from);
+  } else if (memory.dtype == Dtype::kBFloat16 && memory.lot != nullptr) {
+    put_back_by_lot(memory, begin, count, from);
   } else if (memory.dtype == Dtype::kBFloat16) {
     store_elements<T, BFloat16>(memory, begin, count, from);
   } else if (memory.dtype == Dtype::kFloat16) {

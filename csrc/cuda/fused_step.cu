@@ -10,10 +10,14 @@ namespace sgdr_fused::cuda {
 namespace {
 
 // At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
-// registers each; three have 80. A number in double takes two, and Adam has too many of them.
+// registers each; three have 80. A number in double takes two, and with two states or more there
+// are too many of them.
 template <class Algorithm, class param_t>
 constexpr int kBlocksPerMultiprocessor =
-    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates > 16 ? 3 : 4;
+    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates >= 16 ? 3 : 4;
+
+// The elements of a chunk draw lots with one key.
+static_assert(kChunk == kCell);
 
 // What a block works on. In shared memory, because registers are scarce.
 struct Work {
@@ -22,7 +26,7 @@ struct Work {
   void* grad;
   double hypers[kMaxHypers];
   double average_weight;
-  ChunkAverage average;
+  ChunkMemory memory;
   int64_t begin;  // first element of the chunk
   int count;
   int64_t start[kMaxDims];  // its coordinates, where there is a layout
@@ -61,10 +65,36 @@ __device__ void find_work(Work& work, const Header& header, const double* number
   }
 }
 
-template <class param_t>
-__device__ ChunkAverage chunk_average(const Work& work) {
-  if (work.tensor.average == nullptr) return {nullptr, 0.0};
-  return {static_cast<opmath_t<param_t>*>(work.tensor.average) + work.begin, work.average_weight};
+// By one thread. A tensor without an operand has a null for it.
+template <class scalar_t>
+__device__ void* from_element(void* memory, int64_t element) {
+  return memory == nullptr ? nullptr : static_cast<scalar_t*>(memory) + element;
+}
+
+template <class param_t, class state_t>
+__device__ void find_memory(Work& work, const Plan& plan, int64_t clock) {
+  const Tensor& tensor = work.tensor;
+  ChunkMemory& memory = work.memory;
+  const int64_t begin = work.begin;
+  memory.param = from_element<param_t>(tensor.param, begin);
+  memory.grad = from_element<param_t>(work.grad, begin);
+  memory.average =
+      work.average_weight == 0.0 ? nullptr : from_element<opmath_t<param_t>>(tensor.average, begin);
+  memory.average_weight = work.average_weight;
+  memory.remainder = static_cast<int16_t*>(from_element<int16_t>(tensor.remainder, begin));
+  uintptr_t all =
+      reinterpret_cast<uintptr_t>(memory.param) | reinterpret_cast<uintptr_t>(memory.grad) |
+      reinterpret_cast<uintptr_t>(memory.average) | reinterpret_cast<uintptr_t>(memory.remainder);
+#pragma unroll
+  for (int k = 0; k < kMaxStates; ++k) {
+    memory.states[k] = from_element<state_t>(tensor.states[k], begin);
+    all |= reinterpret_cast<uintptr_t>(memory.states[k]);
+  }
+  memory.aligned = all % kVectorBytes == 0;
+  memory.rounds_by_lot = plan.rounds_by_lot;
+  if (plan.rounds_by_lot) {
+    memory.key = lot_key({plan.seed, clock, tensor.index}, work.chunk.index);
+  }
 }
 
 template <class T>
@@ -87,12 +117,12 @@ __device__ void update_chunk(const typename Algorithm::Scalars& scalars,
   const typename Algorithm::template Rule<T, kStates> rule(scalars);
   const GradChanges changes = {header.grad_scale != nullptr, header.plan.clipping.is_on};
   if (work.tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(
-        rule, changes, factors, work.average, work.tensor, work.grad, work.begin, work.count);
+    update_dense<kStates, decltype(rule), param_t, state_t>(rule, changes, factors, work.memory,
+                                                            work.count);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
-        rule, changes, factors, work.tensor, header.plan.layouts[work.tensor.layout], work.grad,
-        work.start, work.count);
+        rule, changes, factors, work.memory, work.tensor, header.plan.layouts[work.tensor.layout],
+        work.grad, work.start, work.count);
   }
 }
 
@@ -100,10 +130,10 @@ __device__ void update_chunk(const typename Algorithm::Scalars& scalars,
 template <class param_t>
 __device__ void average_chunk(const Work& work, const Header& header) {
   const bool done = work.grad != nullptr && work.tensor.layout < 0;
-  if (done || work.average.weight == 0.0) return;
+  if (done || work.memory.average == nullptr) return;
   const Layout* layout =
       work.tensor.layout < 0 ? nullptr : header.plan.layouts + work.tensor.layout;
-  average_elements<param_t>(AverageRule<opmath_t<param_t>>(work.average.weight), work.tensor,
+  average_elements<param_t>(AverageRule<opmath_t<param_t>>(work.average_weight), work.tensor,
                             layout, work.start, work.begin, work.count);
 }
 
@@ -129,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
       scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
                                    steps == nullptr ? 0.0 : *steps);
       factors = grad_factors<opmath_t<param_t>>(header);
-      work.average = chunk_average<param_t>(work);
+      find_memory<param_t, state_t>(work, plan, clock);
       if (work.chunk.index == 0) {
         plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
       }

@@ -27,10 +27,9 @@ template <class grad_t>
 __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& square, void* grad,
                             const Layout* layout, const int64_t (&start)[kMaxDims], int64_t begin,
                             int count) {
-  using Grads = Vector<grad_t>;
-  constexpr int kCount = Grads::kCount;
+  constexpr int kCount = Vector<grad_t>::kCount;
   constexpr int kVectors = kLanes / (kThreads * kCount);  // of a thread, in a row
-  const grad_t* grads = global<grad_t>(grad);
+  grad_t* grads = global<grad_t>(grad);
   const int first = threadIdx.x * kCount;
   double sums[kVectors * kCount] = {};
   int nonfinite = 0;
@@ -40,10 +39,11 @@ __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& squar
     for (; row + kLanes <= count; row += kLanes) {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
-        const Grads g = Grads::load(grads + begin + row + v * kThreads * kCount + first);
+        Share<grad_t, kCount> g;
+        g.load(grads + begin, row + v * kThreads * kCount + first);
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
-          sums[v * kCount + j] += square(load(g.elements[j]), nonfinite);
+          sums[v * kCount + j] += square(load(g.at(0, j)), nonfinite);
         }
       }
     }

@@ -8,117 +8,95 @@
 
 namespace sgdr_fused::cuda {
 
-// Where this thread's next element lies in each operand of the update.
-template <int kStates, class param_t, class state_t>
-struct Pointers {
-  param_t* param;
-  param_t* grad;
-  state_t* states[kMaxStates] = {};
-
-  __device__ Pointers(const Tensor& tensor, void* grad, int64_t element)
-      : param(global<param_t>(tensor.param) + element), grad(global<param_t>(grad) + element) {
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(tensor.states[k]) + element;
-  }
-  __device__ void advance(int elements) {
-    param += elements;
-    grad += elements;
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) states[k] += elements;
-  }
-  __device__ bool aligned() const {
-    uintptr_t all = reinterpret_cast<uintptr_t>(param) | reinterpret_cast<uintptr_t>(grad);
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) all |= reinterpret_cast<uintptr_t>(states[k]);
-    return all % kVectorBytes == 0;
-  }
-};
-
-// What the loop below needs for the averages, in shared memory and volatile, so that it is read
-// where it is used and takes no registers in between.
-struct ChunkAverage {
-  void* average;  // of the chunk's first element
-  double weight;  // 0: none, or it stays as it is
-};
-
-// The averages of as many consecutive elements as one 128-bit access of the parameter moves, from
-// number `element` of the chunk on.
-template <class param_t>
-__device__ void average_vector(const volatile ChunkAverage& chunk, const Vector<param_t>& params,
-                               int element) {
+// The averages of kPart elements, from number `element` of the chunk on, whose parameters are in p.
+template <int kPart, class param_t, class Params, class Remainders>
+__device__ void average_part(const volatile ChunkMemory& chunk, Params& p, Remainders& r,
+                             bool has_remainder, int part, int element) {
   using T = opmath_t<param_t>;
-  using Averages = Vector<T>;
-  const AverageRule<T> rule(chunk.weight);
-  T* averages = global<T>(chunk.average) + element;
+  constexpr int kCount = Vector<T>::kCount;
+  const AverageRule<T> rule(chunk.average_weight);
 #pragma unroll
-  for (int part = 0; part < Vector<param_t>::kCount; part += Averages::kCount) {
-    Averages a = Averages::load(averages + part);
+  for (int first = 0; first < kPart; first += kCount) {
+    Share<T, kCount> a;
+    a.load(chunk.average, element + first);
 #pragma unroll
-    for (int j = 0; j < Averages::kCount; ++j) {
-      a.elements[j] = rule(a.elements[j], load(params.elements[part + j]));
+    for (int j = 0; j < kCount; ++j) {
+      const int16_t* remainder = has_remainder ? &r.at(part, first + j) : nullptr;
+      a.at(0, j) = rule(a.at(0, j), load_param(p.at(part, first + j), remainder));
     }
-    a.store(averages + part);
+    a.store(chunk.average, element + first);
   }
 }
 
-// `count` elements, from `begin` on, of a tensor whose operands are dense. The body is 128-bit
-// accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
-// pointers move along, because others to start from again would take twice the registers.
+// `count` elements of a tensor whose operands are dense. The body is 128-bit accesses; the tail,
+// and all of a chunk with an unaligned operand, goes element by element.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_dense(const Rule& rule, GradChanges changes,
                              const volatile GradFactors<opmath_t<param_t>>& factors,
-                             const volatile ChunkAverage& average, const Tensor& tensor, void* grad,
-                             int64_t begin, int count) {
+                             const volatile ChunkMemory& chunk, int count) {
   using T = opmath_t<param_t>;
-  using Params = Vector<param_t>;
-  using States = Vector<state_t>;
-  constexpr int kCount = Params::kCount;
-  static_assert(kCount % States::kCount == 0);
-  Pointers<kStates, param_t, state_t> at(tensor, grad, begin);
-  const bool average_aligned =
-      average.weight == 0.0 || reinterpret_cast<uintptr_t>(average.average) % kVectorBytes == 0;
-  const int tail = at.aligned() && average_aligned ? count % kCount : count;
+  constexpr int kParamCount = Vector<param_t>::kCount, kStateCount = Vector<state_t>::kCount;
+  constexpr int kCount = kParamCount > kStateCount ? kParamCount : kStateCount;
+  constexpr int kPart = kParamCount < kStateCount ? kParamCount : kStateCount;
+  // Only what has 16 bits has a remainder.
+  constexpr bool kMayHaveRemainder = sizeof(param_t) == sizeof(int16_t);
+  const int body = chunk.aligned ? count / kCount * kCount : 0;
 
-  at.advance(threadIdx.x * kCount);
-  int left = count - tail - static_cast<int>(threadIdx.x) * kCount;  // from there to the tail
   // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the
   // registers.
 #pragma unroll 1
-  for (; left > 0; left -= kThreads * kCount) {
-    Params p = Params::load(at.param);
-    Params g = Params::load(at.grad);
-    // States of a wider type come in as many parts: at once they would take too many registers.
+  for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
+    const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+    Share<param_t, kCount> p, g;
+    Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
+    Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
+    p.load_whole(chunk.param, i);
+    g.load_whole(chunk.grad, i);
+    if (has_remainder) r.load(chunk.remainder, i);
 #pragma unroll
-    for (int part = 0; part < kCount; part += States::kCount) {
-      States s[kStates > 0 ? kStates : 1];
+    for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) s[k] = States::load(at.states[k] + part);
+    for (int part = 0; part < kCount; part += kPart) {
+      p.load_part(chunk.param, i + part);
+      g.load_part(chunk.grad, i + part);
 #pragma unroll
-      for (int j = 0; j < States::kCount; ++j) {
-        state_t* element_states[kMaxStates] = {};
+      for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
 #pragma unroll
-        for (int k = 0; k < kStates; ++k) element_states[k] = &s[k].elements[j];
-        update_element<kStates>(rule, changes, factors, p.elements[part + j], g.elements[part + j],
-                                element_states);
+      for (int j = 0; j < kPart; ++j) {
+        state_t* states[kMaxStates] = {};
+#pragma unroll
+        for (int k = 0; k < kStates; ++k) states[k] = &s[k].at(part, j);
+        update_element<kStates>(rule, changes, factors, chunk, i + part + j, p.at(part, j),
+                                has_remainder ? &r.at(part, j) : nullptr, g.at(part, j), states);
       }
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) s[k].store(at.states[k] + part);
+      for (int k = 0; k < kStates; ++k) s[k].store_part(chunk.states[k], i + part);
+      p.store_part(chunk.param, i + part);
+      if (changes.unscales) g.store_part(chunk.grad, i + part);
+      if (chunk.average != nullptr) {
+        average_part<kPart, param_t>(chunk, p, r, has_remainder, part, i + part);
+      }
     }
-    p.store(at.param);
-    if (changes.unscales) g.store(at.grad);
-    if (average.weight != 0.0) average_vector<param_t>(average, p, count - tail - left);
-    at.advance(kThreads * kCount);
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) s[k].store_whole(chunk.states[k], i);
+    p.store_whole(chunk.param, i);
+    if (changes.unscales) g.store_whole(chunk.grad, i);
+    if (has_remainder) r.store(chunk.remainder, i);
   }
 
-  at.advance(left + static_cast<int>(threadIdx.x));
 #pragma unroll 1
-  for (int i = threadIdx.x; i < tail; i += kThreads) {
-    update_element<kStates>(rule, changes, factors, *at.param, *at.grad, at.states);
-    if (average.weight != 0.0) {
-      T& value = global<T>(average.average)[count - tail + i];
-      value = AverageRule<T>(average.weight)(value, load(*at.param));
+  for (int i = body + static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    state_t* states[kMaxStates] = {};
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(chunk.states[k]) + i;
+    param_t& p = global<param_t>(chunk.param)[i];
+    int16_t* remainder = chunk.remainder == nullptr ? nullptr : chunk.remainder + i;
+    update_element<kStates>(rule, changes, factors, chunk, i, p, remainder,
+                            global<param_t>(chunk.grad)[i], states);
+    if (chunk.average != nullptr) {
+      T& average = global<T>(chunk.average)[i];
+      average = AverageRule<T>(chunk.average_weight)(average, load_param(p, remainder));
     }
-    at.advance(kThreads);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "../clipping.h"
 #include "../fused_step.h"
+#include "../rounding.h"
 #include "launch.cuh"
 
 namespace sgdr_fused::cuda {
@@ -12,21 +13,58 @@ struct GradChanges {
   bool unscales, clips;
 };
 
-// By what. In shared memory and volatile, so that it is read where it is used and takes no
-// registers in between.
+// By what. In shared memory and volatile, as ChunkMemory is.
 template <class T>
 struct GradFactors {
   T scale, max_value, coefficient;
 };
+
+// Where a chunk begins, and what its elements have in common. It is in shared memory and read
+// through volatile references: where it is used, so that it takes no registers in between.
+struct ChunkMemory {
+  void* param;
+  void* grad;
+  void* states[kMaxStates];
+  void* average;       // null: there is none, or it stays as it is
+  int16_t* remainder;  // null: none
+  double average_weight;
+  LotKey key;
+  bool rounds_by_lot;
+  bool aligned;  // all of the above, to 128 bits
+};
+
+// `operand`: 0 is the parameter, 1 the first state.
+template <class T, class scalar_t>
+SGDR_HOST_DEVICE void store_rounded(scalar_t& to, T x, const volatile ChunkMemory&, int, int) {
+  store(to, x);
+}
+SGDR_HOST_DEVICE void store_rounded(BFloat16& to, float x, const volatile ChunkMemory& chunk,
+                                    int operand, int element) {
+  if (chunk.rounds_by_lot) {
+    store_by_lot(to, x, lot_bits(chunk.key.words[operand], element));
+  } else {
+    store(to, x);
+  }
+}
+
+// The parameter as it is stored: with its remainder, where it has one.
+template <class param_t>
+SGDR_HOST_DEVICE opmath_t<param_t> load_param(const param_t& param, const int16_t* remainder) {
+  if constexpr (sizeof(param_t) == sizeof(int16_t)) {
+    if (remainder != nullptr) return join(param, *remainder);
+  }
+  return load(param);
+}
 
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
 // where it is unscaled, as torch's fused optimizers do.
 template <int kStates, class Rule, class param_t, class state_t>
 SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
                                      const volatile GradFactors<opmath_t<param_t>>& factors,
-                                     param_t& param, param_t& grad, state_t* const* states) {
+                                     const volatile ChunkMemory& chunk, int element, param_t& param,
+                                     int16_t* remainder, param_t& grad, state_t* const* states) {
   using T = opmath_t<param_t>;
-  T p = load(param), g = load(grad);
+  T p = load_param(param, remainder), g = load(grad);
   if (changes.unscales) {
     g = g / factors.scale;
     store(grad, g);
@@ -36,17 +74,23 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
   rule(p, g, s);
-  store(param, p);
+  bool is_split = false;
+  if constexpr (sizeof(param_t) == sizeof(int16_t)) {
+    is_split = remainder != nullptr;
+    if (is_split) split(param, *remainder, p);
+  }
+  if (!is_split) store_rounded(param, p, chunk, 0, element);
 #pragma unroll
-  for (int k = 0; k < kStates; ++k) store(*states[k], s[k]);
+  for (int k = 0; k < kStates; ++k) store_rounded(*states[k], s[k], chunk, 1 + k, element);
 }
 
 // Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_strided(const Rule& rule, GradChanges changes,
                                const volatile GradFactors<opmath_t<param_t>>& factors,
-                               const Tensor& tensor, const Layout& layout, void* grad,
-                               const int64_t (&start)[kMaxDims], int count) {
+                               const volatile ChunkMemory& chunk, const Tensor& tensor,
+                               const Layout& layout, void* grad, const int64_t (&start)[kMaxDims],
+                               int count) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < count; i += kThreads) {
     int64_t offsets[2 + kStates];
@@ -56,7 +100,14 @@ __device__ void update_strided(const Rule& rule, GradChanges changes,
     for (int k = 0; k < kStates; ++k) {
       states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
     }
-    update_element<kStates>(rule, changes, factors, static_cast<param_t*>(tensor.param)[offsets[0]],
+    int16_t* remainder = tensor.remainder;
+    if (remainder != nullptr) {
+      int64_t offset[1];
+      offsets_of<kRemainder>(layout, start, i, offset);
+      remainder += offset[0];
+    }
+    update_element<kStates>(rule, changes, factors, chunk, i,
+                            static_cast<param_t*>(tensor.param)[offsets[0]], remainder,
                             static_cast<param_t*>(grad)[offsets[1]], states);
   }
 }
@@ -70,10 +121,13 @@ __device__ void average_elements(const AverageRule<opmath_t<param_t>>& rule, con
   using T = opmath_t<param_t>;
 #pragma unroll 1
   for (int i = threadIdx.x; i < count; i += kThreads) {
-    int64_t offsets[2] = {begin + i, begin + i};
-    if (layout != nullptr) offsets_of<kAverage>(*layout, start, i, offsets);
-    T& average = static_cast<T*>(tensor.average)[offsets[0]];
-    average = rule(average, load(static_cast<const param_t*>(tensor.param)[offsets[1]]));
+    int64_t offsets[3] = {begin + i, begin + i, begin + i};
+    if (layout != nullptr) offsets_of<kRemainder>(*layout, start, i, offsets);
+    const int16_t* remainder =
+        tensor.remainder == nullptr ? nullptr : tensor.remainder + offsets[kRemainder];
+    const param_t& param = static_cast<const param_t*>(tensor.param)[offsets[kParam]];
+    T& average = static_cast<T*>(tensor.average)[offsets[kAverage]];
+    average = rule(average, load_param(param, remainder));
   }
 }
 
