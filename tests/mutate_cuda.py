@@ -42,24 +42,23 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation("tail: the last element is left out", "i < tail; i +=", "i + 1 < tail; i +=", DENSE),
-    Mutation(
-        "tail: begins one element late", "at.advance(left + static_cast", "at.advance(1 + left + static_cast", DENSE
-    ),
-    Mutation("body: the last vector is left out", "for (; left > 0;", "for (; left > kCount;", DENSE),
-    Mutation("body: a vector of something else", "Params::load(at.grad)", "Params::load(at.param)", DENSE),
-    Mutation("unscaling: not written back", "if (unscale) g.store", "if (false) g.store", DENSE),
-    Mutation(
-        "states: swapped", "global<state_t>(tensor.states[k])", "global<state_t>(tensor.states[kStates - 1 - k])", DENSE
-    ),
+    Mutation("tail: the last element is left out", "(threadIdx.x); i < count;", "(threadIdx.x); i + 1 < count;", DENSE),
+    Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
+    Mutation("body: the last vector is left out", "i < body;", "i + kCount < body;", DENSE),
+    Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
+    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE),
+    Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),
     Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
     Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
-    Mutation("strides: threads overlap", "work.count, kThreads)", "work.count, kThreads / 2)"),
     Mutation(
-        "barrier: hyperparameters are read too early", "numbers, grads);\n    __syncthreads();", "numbers, grads);"
+        "strides: threads overlap",
+        "kThreads) {\n    int64_t offsets[2 +",
+        "kThreads / 2) {\n    int64_t offsets[2 +",
+        ELEMENT,
     ),
+    Mutation("barrier: hyperparameters are read too early", "grads);\n  __syncthreads();", "grads);"),
     Mutation(
         "barrier: scalars are read too early", "}\n    __syncthreads();\n    if (work.grad", "}\n    if (work.grad"
     ),

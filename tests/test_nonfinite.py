@@ -44,7 +44,8 @@ def without_grads(opt: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", ids(DTYPES))
 @pytest.mark.parametrize("case", ids(TYPICAL[2:3]))
 def test_a_step_is_skipped_wherever_the_gradient_is_bad(case: Case, dtype: torch.dtype) -> None:
-    opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[0], average=EMA(0.9), skip_nonfinite=True)
+    params = make_params(SIZES, dtype) + make_params((7,), torch.float64)  # two launches on a GPU
+    opt = case.fused(params, lr=SCHEDULES[0], average=EMA(0.9), skip_nonfinite=True)
     skipped = opt.skipped_steps
     train(opt, [0])
     before, averaged = without_grads(opt), bits(opt.n_averaged)
