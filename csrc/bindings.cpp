@@ -80,6 +80,12 @@ AverageSpec average_spec(const std::optional<py::tuple>& from) {
   return {hyper_spec((*from)[0]), (*from)[1].cast<bool>(), (*from)[2].cast<at::Tensor>()};
 }
 
+// (max_value, max_norm, raises, norm or None, skipped or None)
+ClippingSpec clipping_spec(const py::tuple& from) {
+  return {from[0].cast<double>(), from[1].cast<double>(), from[2].cast<bool>(),
+          tensor_or_undefined(from[3]), tensor_or_undefined(from[4])};
+}
+
 // (param, group, active, grad or None, states, average or None, remainder or None, steps or None,
 // index)
 TensorSpec tensor_spec(const py::tuple& from) {
@@ -100,7 +106,8 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
                                          const at::Tensor& clock, const py::list& groups,
                                          const py::list& tensors, bool steps_are_state,
                                          const std::optional<py::tuple>& average,
-                                         std::optional<uint64_t> rounding_seed) {
+                                         std::optional<uint64_t> rounding_seed,
+                                         const py::tuple& clipping) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
     group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
@@ -109,9 +116,9 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
   for (const py::handle tensor : tensors) {
     tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
   }
-  return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
-                                         std::move(tensor_specs), steps_are_state,
-                                         average_spec(average), rounding_seed);
+  return std::make_unique<OptimizerPlan>(
+      algorithm, backend, clock, group_specs, std::move(tensor_specs), steps_are_state,
+      average_spec(average), rounding_seed, clipping_spec(clipping));
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -173,7 +180,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<OptimizerPlan>(module, "Plan")
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
            py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
-           py::arg("rounding_seed"))
+           py::arg("rounding_seed"), py::arg("clipping"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

@@ -33,6 +33,23 @@ auto with_storage_types(DtypePair dtypes, F&& f) {
   }
 }
 
+// Elements per chunk: of a block on a GPU, of a partial sum everywhere. A multiple of every vector
+// length.
+constexpr int kChunk = 16384;
+
+struct Chunk {
+  int32_t tensor;  // index into Plan::tensors
+  int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
+};
+
+SGDR_HOST_DEVICE int64_t first_element(const Chunk& chunk) {
+  return static_cast<int64_t>(chunk.index) * kChunk;
+}
+SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor) {
+  const int64_t rest = tensor.numel - first_element(chunk);
+  return static_cast<int>(rest < kChunk ? rest : kChunk);
+}
+
 namespace cpu {
 
 // A tensor that takes part in a step.
@@ -46,9 +63,11 @@ struct Step {
   Plan plan;
   const double* numbers;  // kMaxHypers per group
   int32_t num_groups;
-  std::vector<Item> items;
+  std::vector<Item> items;  // in the order of the plan's tensors
   const float* grad_scale;  // null: gradients are as they should be
+  const float* found_inf;   // null, or any number but 0: the step is skipped
   double average_weight;    // average_weight() of the plan
+  const Chunk* chunks;      // as many as Clipping::chunks
 };
 
 // Calls its last argument on disjoint ranges that cover [0, total), in parallel where total is
@@ -59,8 +78,12 @@ using ParallelFor = void (*)(int64_t total, int64_t grain,
 // How far this step moves the averages; 0: they stay as they are.
 double average_weight(const Plan& plan);
 
-// One step: updates, averages, each tensor's count of updates, the clock, the displays.
-void step(int algorithm, const Step& step, ParallelFor parallel_for);
+// Measures the gradients: Clipping::norm and nonfinite.
+void measure(const Step& step, ParallelFor parallel_for);
+
+// One step: updates, averages, each tensor's count of updates, the clock, the displays. False: it
+// was skipped, and nothing was touched.
+bool step(int algorithm, const Step& step, ParallelFor parallel_for);
 
 // Instruction sets that this machine can run, best last; the one in use is the best, unless chosen.
 std::vector<std::string> instruction_sets();
@@ -69,14 +92,6 @@ void use_instruction_set(const std::string& name);  // throws std::invalid_argum
 }  // namespace cpu
 
 namespace cuda {
-
-// Elements per block. A multiple of every vector length.
-constexpr int kChunk = 16384;
-
-struct Chunk {
-  int32_t tensor;  // index into Plan::tensors
-  int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
-};
 
 // Tensors of one pair of dtypes, consecutive in the plan and no more than a launch's arguments
 // hold.
@@ -100,6 +115,9 @@ struct Step {
 // How many words of arguments a launch over that many groups and tensors takes, and may take.
 int64_t payload_words(int64_t groups, int64_t tensors);
 int64_t max_payload_words();
+
+// Measures the gradients: Clipping::norm, nonfinite and skipped. Returns a cudaError_t.
+int measure(const Step& step, const std::vector<Launch>& launches, void* stream);
 
 // One step: the launches in order, of which the last advances the clock. Returns a cudaError_t.
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream);

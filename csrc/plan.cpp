@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #if defined(SGDR_FUSED_WITH_CUDA)
@@ -53,6 +54,10 @@ C10_ALWAYS_INLINE void* data_of(const at::TensorImpl* tensor) {
          tensor->storage_offset() * tensor->itemsize();
 }
 
+const float* data_of(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<float>() : nullptr;
+}
+
 }  // namespace
 
 double CompiledSchedule::operator()(int64_t t) const {
@@ -70,10 +75,12 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
 OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
                              at::Tensor clock, const std::vector<GroupSpec>& groups,
                              std::vector<TensorSpec> tensors, bool steps_are_state,
-                             const AverageSpec& average, std::optional<uint64_t> rounding_seed)
+                             const AverageSpec& average, std::optional<uint64_t> rounding_seed,
+                             ClippingSpec clipping)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
+      clipping_(std::move(clipping)),
       steps_are_state_(steps_are_state) {
   AddedSchedules added;
   for (const GroupSpec& group : groups) add_group(group, added);
@@ -96,6 +103,25 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                 average.count.mutable_data_ptr<int64_t>()};
     count_ = average.count;
   }
+  if (on_gpu_ || clipping_.norm.defined()) {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      for (int64_t k = 0; k < num_chunks_of(i); ++k) {
+        chunks_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
+      }
+    }
+  }
+  Clipping clips = {};
+  clips.is_on = std::isfinite(clipping_.max_value) || clipping_.max_norm >= 0.0;
+  clips.max_value = clipping_.max_value;
+  clips.max_norm = clipping_.max_norm;
+  if (clipping_.norm.defined()) {
+    chunk_norms_.resize(chunks_.size());
+    clips.norm = clipping_.norm.mutable_data_ptr<double>();
+    clips.nonfinite = &nonfinite_;
+    clips.chunks = chunk_norms_.data();
+    clips.num_chunks = static_cast<int64_t>(chunks_.size());
+  }
+  if (clipping_.skipped.defined()) clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
   plan_ = {tensors_.data(),
            groups_.data(),
            layouts_.data(),
@@ -106,6 +132,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            averages,
            rounding_seed.has_value(),
            rounding_seed.value_or(0),
+           clips,
            clock_.mutable_data_ptr<int64_t>(),
            nullptr};
   if (on_gpu_) copy_to_device();
@@ -208,6 +235,12 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   entries_.push_back(std::move(entry));
   watched_.push_back(watched);
   tensors_.push_back(tensor);
+}
+
+// At least one: the step of a tensor without elements counts too. None of what takes no part.
+int64_t OptimizerPlan::num_chunks_of(size_t tensor) const {
+  if (!entries_[tensor].spec.active) return 0;
+  return std::max<int64_t>(1, (tensors_[tensor].numel + kChunk - 1) / kChunk);
 }
 
 // Dimensions in the parameter's memory order, neighbours merged where every operand allows it.
@@ -343,22 +376,21 @@ void OptimizerPlan::set_number(int64_t group, int64_t hyper, double value) {
 
 void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
                         const std::optional<at::Tensor>& found_inf) {
-  const float* scale = grad_scale.has_value() ? grad_scale->const_data_ptr<float>() : nullptr;
-  const float* inf = found_inf.has_value() ? found_inf->const_data_ptr<float>() : nullptr;
-  if (on_gpu_) {
-    run_cuda(scale, inf);
-  } else {
-    // Any number but 0: two devices that overflowed add up to 2.
-    if (inf != nullptr && *inf != 0.0f) return;
-    run_cpu(scale);
-  }
-  bump_versions(scale != nullptr);
+  const bool taken = on_gpu_ ? run_cuda(grad_scale, found_inf) : run_cpu(grad_scale, found_inf);
+  if (taken) bump_versions(grad_scale.has_value());
   held_.clear();
 }
 
-void OptimizerPlan::run_cpu(const float* grad_scale) {
-  cpu::Step step = {plan_, numbers_.data(), static_cast<int32_t>(groups_.size()),
-                    {},    grad_scale,      cpu::average_weight(plan_)};
+bool OptimizerPlan::run_cpu(const std::optional<at::Tensor>& grad_scale,
+                            const std::optional<at::Tensor>& found_inf) {
+  cpu::Step step = {plan_,
+                    numbers_.data(),
+                    static_cast<int32_t>(groups_.size()),
+                    {},
+                    data_of(grad_scale),
+                    data_of(found_inf),
+                    cpu::average_weight(plan_),
+                    chunks_.data()};
   step.items.reserve(entries_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
     const bool averages = step.average_weight != 0.0 && tensors_[i].average != nullptr;
@@ -366,10 +398,24 @@ void OptimizerPlan::run_cpu(const float* grad_scale) {
       step.items.push_back({static_cast<int32_t>(i), entries_[i].dtypes, grads_[i]});
     }
   }
-  cpu::step(algorithm_, step,
-            [](int64_t total, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-              at::parallel_for(0, total, grain, body);
-            });
+  const cpu::ParallelFor parallel_for = [](int64_t total, int64_t grain,
+                                           const std::function<void(int64_t, int64_t)>& body) {
+    at::parallel_for(0, total, grain, body);
+  };
+  if (plan_.clipping.norm != nullptr) {
+    cpu::measure(step, parallel_for);
+    check_norm(found_inf);
+  }
+  return cpu::step(algorithm_, step, parallel_for);
+}
+
+// A step that a GradScaler skips is none to raise for.
+void OptimizerPlan::check_norm(const std::optional<at::Tensor>& found_inf) const {
+  if (!clipping_.raises) return;
+  const double norm = clipping_.norm.item<double>();
+  const bool skipped = found_inf.has_value() && found_inf->item<float>() != 0.0f;
+  TORCH_CHECK(std::isfinite(norm) || skipped, "error_if_nonfinite: the norm of the gradients is ",
+              norm, "; the step was not taken");
 }
 
 void OptimizerPlan::show() {
@@ -411,15 +457,10 @@ class Packed {
 }  // namespace
 
 void OptimizerPlan::copy_to_device() {
-  std::vector<cuda::Chunk> chunks;
+  int64_t num_chunks = 0;
   for (size_t i = 0; i < tensors_.size();) {
-    cuda::Launch launch = {entries_[i].dtypes,
-                           static_cast<int32_t>(i),
-                           0,
-                           tensors_[i].group,
-                           0,
-                           static_cast<int64_t>(chunks.size()),
-                           0};
+    cuda::Launch launch = {
+        entries_[i].dtypes, static_cast<int32_t>(i), 0, tensors_[i].group, 0, num_chunks, 0};
     for (; i < tensors_.size(); ++i) {
       const DtypePair dtypes = entries_[i].dtypes;
       const int32_t groups = tensors_[i].group - launch.first_group + 1;
@@ -429,14 +470,9 @@ void OptimizerPlan::copy_to_device() {
       }
       launch.num_groups = groups;
       ++launch.num_tensors;
-      // At least one: the step of a tensor without elements counts too.
-      const int64_t count =
-          std::max<int64_t>(1, (tensors_[i].numel + cuda::kChunk - 1) / cuda::kChunk);
-      for (int64_t k = 0; entries_[i].spec.active && k < count; ++k) {
-        chunks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
-      }
+      launch.num_chunks += num_chunks_of(i);
     }
-    launch.num_chunks = static_cast<int64_t>(chunks.size()) - launch.first_chunk;
+    num_chunks += launch.num_chunks;
     launches_.push_back(launch);
   }
 
@@ -445,9 +481,11 @@ void OptimizerPlan::copy_to_device() {
   const size_t layouts = packed.add(layouts_), segments = packed.add(segments_);
   const size_t step_table = packed.add(step_table_), value_table = packed.add(value_table_);
   const size_t displays = packed.add(displays_);
-  const size_t chunk_table = packed.add(chunks);
+  const size_t chunk_table = packed.add(chunks_);
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
   const size_t counts = packed.add(std::vector<unsigned char>(tensors_.size()));
+  const size_t chunk_norms = packed.add(chunk_norms_);
+  const size_t nonfinite = packed.add(std::vector<unsigned char>{0});
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
   unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
@@ -458,20 +496,34 @@ void OptimizerPlan::copy_to_device() {
   plan_.tables = {reinterpret_cast<const int64_t*>(base + step_table),
                   reinterpret_cast<const double*>(base + value_table)};
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
-  chunks_ = reinterpret_cast<const cuda::Chunk*>(base + chunk_table);
+  device_chunks_ = reinterpret_cast<const Chunk*>(base + chunk_table);
+  plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
+  plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
   plan_.counts = reinterpret_cast<bool*>(base + counts);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
 
-void OptimizerPlan::run_cuda(const float* grad_scale, const float* found_inf) {
+bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
+                             const std::optional<at::Tensor>& found_inf) {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
-  captured_ = captured_ ||
-              c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-  const cuda::Step step = {plan_,         chunks_,    ticket_,  numbers_.data(),
-                           grads_.data(), grad_scale, found_inf};
-  const int error = cuda::step(algorithm_, step, launches_, stream.stream());
-  TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
+  const bool capturing =
+      c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  TORCH_CHECK(!capturing || !clipping_.raises,
+              "error_if_nonfinite: the host has to read the norm, which it cannot during a CUDA "
+              "graph capture; skip_nonfinite needs no host");
+  captured_ = captured_ || capturing;
+  const auto check = [](int error) {
+    TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
+  };
+  const cuda::Step step = {plan_,         device_chunks_,      ticket_,           numbers_.data(),
+                           grads_.data(), data_of(grad_scale), data_of(found_inf)};
+  if (plan_.clipping.norm != nullptr) {
+    check(cuda::measure(step, launches_, stream.stream()));
+    check_norm(found_inf);
+  }
+  check(cuda::step(algorithm_, step, launches_, stream.stream()));
+  return true;  // or so it seems: only the device knows
 }
 
 #else
@@ -479,7 +531,9 @@ void OptimizerPlan::run_cuda(const float* grad_scale, const float* found_inf) {
 void OptimizerPlan::copy_to_device() {
   TORCH_CHECK(false, "sgdr_fused: the extension was built without CUDA");
 }
-void OptimizerPlan::run_cuda(const float*, const float*) {}
+bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
+  return false;  // not reached
+}
 
 #endif
 

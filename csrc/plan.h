@@ -67,6 +67,15 @@ struct AverageSpec {
   at::Tensor count;  // 0-dim int64, undefined: no averages
 };
 
+// What is done to gradients, and with those that are not finite; see Clipping.
+struct ClippingSpec {
+  double max_value = 0.0;
+  double max_norm = 0.0;
+  bool raises = false;  // where the norm is not finite
+  at::Tensor norm;      // 0-dim float64, undefined: nothing is measured
+  at::Tensor skipped;   // 0-dim int64, undefined: no step is skipped
+};
+
 // Built by Python, which has validated everything; valid() then tells cheaply whether all that the
 // plan was made from is still what it was.
 class OptimizerPlan {
@@ -75,7 +84,7 @@ class OptimizerPlan {
   OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
                 const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
                 bool steps_are_state, const AverageSpec& average,
-                std::optional<uint64_t> rounding_seed);
+                std::optional<uint64_t> rounding_seed, ClippingSpec clipping);
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
   bool valid();
@@ -120,17 +129,22 @@ class OptimizerPlan {
   Hyper add_hyper(const HyperSpec& spec, AddedSchedules& added);
   void add_group(const GroupSpec& group, AddedSchedules& added);
   void add_tensor(TensorSpec spec);
+  int64_t num_chunks_of(size_t tensor) const;
   int32_t add_layout(const TensorSpec& spec);
   bool same(size_t i, const at::Tensor& grad) const;
   void bump_versions(bool unscaled);
   void copy_to_device();
-  void run_cpu(const float* grad_scale);
-  void run_cuda(const float* grad_scale, const float* found_inf);
+  bool run_cpu(const std::optional<at::Tensor>& grad_scale,
+               const std::optional<at::Tensor>& found_inf);
+  bool run_cuda(const std::optional<at::Tensor>& grad_scale,
+                const std::optional<at::Tensor>& found_inf);
+  void check_norm(const std::optional<at::Tensor>& found_inf) const;
 
   int algorithm_;
   bool on_gpu_;
   at::Tensor clock_;
-  at::Tensor count_;            // of the averages
+  at::Tensor count_;  // of the averages
+  ClippingSpec clipping_;
   bool steps_are_state_;        // visible to the user, so watched, and its version bumped
   std::vector<Entry> entries_;  // in the order of tensors_
   std::vector<Watched> watched_;
@@ -150,11 +164,14 @@ class OptimizerPlan {
   std::vector<int64_t> step_table_;
   std::vector<double> value_table_;
   std::vector<Display> displays_;
+  std::vector<Chunk> chunks_;
+  std::vector<ChunkNorm> chunk_norms_;
+  bool nonfinite_ = false;
   Plan plan_;  // points into the vectors above, or into device_memory_
 
   at::Tensor device_memory_;
   std::vector<cuda::Launch> launches_;
-  const cuda::Chunk* chunks_ = nullptr;
+  const Chunk* device_chunks_ = nullptr;
   uint32_t* ticket_ = nullptr;
 };
 

@@ -75,6 +75,24 @@ struct Average {
   int64_t* count;  // how many steps have counted
 };
 
+// Of the gradients of a chunk at this step.
+struct ChunkNorm {
+  double squares;  // the sum
+  bool nonfinite;  // one of them is not finite
+};
+
+// What is done to gradients before the update, and with a step whose gradients are not finite.
+struct Clipping {
+  bool is_on;         // gradients are clamped or scaled down
+  double max_value;   // elements are clamped to [-max_value, max_value]
+  double max_norm;    // of all gradients together; negative: not limited
+  double* norm;       // of this step's gradients, clamped if they are; null: nothing is measured
+  int64_t* skipped;   // steps skipped so far; null: a step is taken whatever its gradients are
+  bool* nonfinite;    // whether a gradient of this step is not finite
+  ChunkNorm* chunks;  // in the order of the chunk table
+  int64_t num_chunks;
+};
+
 // What stays the same from step to step. On a GPU the pointers are the device's.
 struct Plan {
   const Tensor* tensors;
@@ -87,8 +105,9 @@ struct Plan {
   Average average;
   bool rounds_by_lot;  // what is stored in BFloat16
   uint64_t seed;       // of the lots
-  int64_t* clock;      // steps taken
-  bool* counts;        // on a GPU, per tensor: whether the step under way counts for it
+  Clipping clipping;
+  int64_t* clock;  // steps taken
+  bool* counts;    // on a GPU, per tensor: whether the step under way counts for it
 };
 
 SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,

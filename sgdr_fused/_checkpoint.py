@@ -15,6 +15,7 @@ from . import _checks, _param_checks
 from ._hypers import SCHEDULE_KEYS
 from ._options import checked_options
 from ._tracked import ParamState, State
+from .clipping import Measured
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ._tracked import Group
 
 # Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged", "rounding_seed")
+_COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 
 
 # ---- saving
@@ -50,6 +51,8 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
             packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
         if optimizer._rounding_seed is not None:
             packed["rounding_seed"] = optimizer._rounding_seed
+        if optimizer._options["skip_nonfinite"]:
+            packed["skipped_steps"] = torch.tensor(int(optimizer.skipped_steps), dtype=torch.int64)
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
     state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
@@ -126,6 +129,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
     rounding_seed = _same_in_all("rounding_seed", saved_groups)
+    skipped_steps = _same_in_all("skipped_steps", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
@@ -135,6 +139,8 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     optimizer.n_averaged.fill_(n_averaged)
     if optimizer._rounding_seed is not None and rounding_seed is not None:
         optimizer._rounding_seed = rounding_seed
+    if optimizer._options["skip_nonfinite"]:
+        optimizer.skipped_steps.fill_(skipped_steps)
     if clock is not None:
         optimizer.clock.fill_(clock)
     elif keeps_schedules:
@@ -254,6 +260,7 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
         "options": optimizer._options,
         "rounding_seed": optimizer._rounding_seed,
         "n_averaged": int(optimizer.n_averaged),
+        "skipped_steps": int(optimizer.skipped_steps) if optimizer._options["skip_nonfinite"] else 0,
     }
 
 
@@ -262,6 +269,7 @@ def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
         optimizer._reset()
         optimizer._options = checked_options(state.get("options", {}))
         optimizer._rounding_seed = state.get("rounding_seed")
+        optimizer._measured = Measured(state.get("skipped_steps", 0))
     # Hooks and such; the rest goes through our own setters.
     Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})
     if "param_groups" in state:

@@ -31,7 +31,7 @@ def between(
     below = number < high if high_open else number <= high
     if not (above and below):
         wanted = (
-            f"finite and {'>' if low_open else '>='} {low:g}"
+            f"{'finite and ' if high_open else ''}{'>' if low_open else '>='} {low:g}"
             if math.isinf(high)
             else f"in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         )

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages
+from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages, clipping
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
 from ._options import Options, checked_options, new_seed
 from ._tracked import Changes, Group, State
 from .averages import Average
+from .clipping import Measured
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class FusedOptimizer(Optimizer):
         self._reset()
         self._options = checked_options(options)
         self._rounding_seed = new_seed() if self._options["stochastic_rounding"] else None
+        self._measured = Measured()
         super().__init__(params, defaults)
         averages.check_schedule(self)
 
@@ -126,6 +128,7 @@ class FusedOptimizer(Optimizer):
         try:
             self._param_groups[-1] = self._adopted(self._param_groups[-1])
             self._check_group(self._param_groups[-1])
+            clipping.check_devices(self._options, (p for group in self._param_groups for p in group["params"]))
         except BaseException:
             del self._param_groups[before:]
             raise
@@ -213,6 +216,20 @@ class FusedOptimizer(Optimizer):
         ``n_averaged.zero_()`` starts them anew: what comes next replaces them.
         """
         return self._count_on(self._first_device())
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The Euclidean norm of all gradients at the last step, before ``max_grad_norm``: a 0-dim float64 tensor.
+
+        It is on the parameters' device, always the same tensor, and also written by replays of a CUDA graph. An
+        AttributeError without an option that needs it.
+        """
+        return clipping.norm_of(self)
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """With ``skip_nonfinite``, how many steps were skipped: a 0-dim int64 tensor on the parameters' device."""
+        return clipping.skipped_of(self)
 
     def _first_device(self) -> torch.device:
         for group in self._param_groups:

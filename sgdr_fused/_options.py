@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypedDict
 
 import torch
 
+from . import _checks
 from ._param_checks import STATE_DTYPES
 from .averages import Average, check_average
 
@@ -29,9 +31,19 @@ class Options(TypedDict, total=False):
             parameter's and the element's number alone: they are the same for any number of threads, on the CPU and on
             a GPU, and after a checkpoint, which holds the seed. It is drawn from torch's generator at
             construction. Parameters in float16 are refused.
+        max_grad_norm: scale all gradients down by one factor to this Euclidean norm, over all groups, where theirs is
+            larger: ``torch.nn.utils.clip_grad_norm_``, but without writing them. :attr:`FusedSGD.grad_norm` is that
+            norm; ``math.inf`` only measures it.
+        max_grad_value: clamp each element to ``[-max_grad_value, max_grad_value]``, before the norm is taken:
+            ``torch.nn.utils.clip_grad_value_``, but without writing the gradients.
+        error_if_nonfinite: ``step()`` raises where the norm is not finite, with everything as it was. To know, the
+            host waits for the device at each step. A step that a GradScaler skips does not raise.
+        skip_nonfinite: a step with a gradient that is not finite is skipped, on the device: nothing is changed, the
+            clock included, but :attr:`FusedSGD.skipped_steps`, which also counts a GradScaler's skipped steps.
 
     Raises:
-        ValueError, TypeError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``.
+        ValueError, TypeError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``; parameters
+            on several devices where the norm is needed, which ``max_grad_value`` alone does not.
 
     Example:
         >>> import torch
@@ -53,17 +65,38 @@ class Options(TypedDict, total=False):
         >>> weight.item()
         1.0078125
 
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer = FusedSGD([weight], lr=0.25, max_grad_norm=2.0, skip_nonfinite=True)
+        >>> for gradient in (-8.0, float("nan")):
+        ...     weight.grad = torch.tensor([gradient])
+        ...     optimizer.step()
+        ...     print(optimizer.grad_norm.item(), round(weight.item(), 6), optimizer.skipped_steps.item())
+        8.0 1.5 0
+        nan 1.5 1
+
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018), for averages;
-    Gupta et al., "Deep Learning with Limited Numerical Precision" (2015), for stochastic rounding.
+    Gupta et al., "Deep Learning with Limited Numerical Precision" (2015), for stochastic rounding;
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks" (2013), for clipping.
     """
 
     average: Average
     state_dtype: torch.dtype | None
     master_weights: bool
     stochastic_rounding: bool
+    max_grad_norm: float | None
+    max_grad_value: float | None
+    error_if_nonfinite: bool
+    skip_nonfinite: bool
 
 
-_DEFAULTS = {"average": None, "state_dtype": None, "master_weights": False, "stochastic_rounding": False}
+_FLAGS = ("master_weights", "stochastic_rounding", "error_if_nonfinite", "skip_nonfinite")
+_DEFAULTS = {
+    "average": None,
+    "state_dtype": None,
+    "max_grad_norm": None,
+    "max_grad_value": None,
+    **dict.fromkeys(_FLAGS, False),
+}
 
 
 def checked_options(options: Any) -> Options:
@@ -77,9 +110,14 @@ def checked_options(options: Any) -> Options:
         raise TypeError(
             f"state_dtype must be one of {sorted(map(str, dtypes))} or None, got {checked['state_dtype']!r}"
         )
-    for name in ("master_weights", "stochastic_rounding"):
+    for name in _FLAGS:
         if not isinstance(checked[name], bool):
             raise TypeError(f"{name} must be True or False, got {checked[name]!r}")
+    for name, finite in (("max_grad_norm", False), ("max_grad_value", True)):
+        if checked[name] is not None:
+            checked[name] = _checks.between(name, checked[name], 0.0, math.inf, high_open=finite)
+    if checked["error_if_nonfinite"] and checked["skip_nonfinite"]:
+        raise ValueError("error_if_nonfinite and skip_nonfinite must not both be True")
     return checked
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from . import _backend, _checks
+from . import _backend, _checks, clipping
 from ._cycle_ends import schedule_of
 from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state, kept_beside
 from ._reference_plan import ReferencePlan
@@ -48,6 +48,7 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     check_apart(params)
     _check_displays(groups)
     check_schedule(optimizer)
+    clipping.check_devices(optimizer._options, params)
 
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
@@ -247,6 +248,7 @@ def _make_plan(
         optimizer._has_step,
         average,
         optimizer._rounding_seed,
+        clipping.for_plan(optimizer, device),
     )
     return plan, reads, conversions
 

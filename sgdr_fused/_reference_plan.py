@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import clipping, reference
 from ._cycle_ends import schedule_of
 from ._param_checks import ParamSpec
 from .averages import EMA
@@ -45,7 +45,12 @@ class ReferencePlan:
 
     @torch.no_grad()
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        if found_inf is not None and float(found_inf) != 0:
+        optimizer = self._optimizer()
+        assert optimizer is not None  # it is what calls us
+        updated = [(spec, spec.param.grad) for spec in self._specs if spec.param.grad is not None]
+        unscaled = [_unscaled(grad, grad_scale) for _, grad in updated]
+        clipped = clipping.by_reference(optimizer, unscaled, self.device, found_inf)
+        if clipped is None:
             return
         clock = int(self._clock)
         hypers = [
@@ -55,13 +60,12 @@ class ReferencePlan:
             ]
             for i, (values, _) in enumerate(self._groups)
         ]
-        optimizer = self._optimizer()
-        assert optimizer is not None  # it is what calls us
         weight = self._average_weight(optimizer, clock)
+        for (spec, stored), grad, used in zip(updated, unscaled, clipped, strict=True):
+            if grad_scale is not None:
+                stored.copy_(grad)
+            self._update(optimizer, spec, used, hypers[spec.group])
         for spec in self._specs:
-            grad = spec.param.grad
-            if grad is not None:
-                self._update(optimizer, spec, grad, grad_scale, hypers[spec.group])
             if weight and spec.average is not None:
                 reference.average(spec.average, _joined(spec), weight)
         if weight:
@@ -69,18 +73,7 @@ class ReferencePlan:
         self._clock.data.add_(1)
         self.show()
 
-    def _update(
-        self,
-        optimizer: FusedOptimizer,
-        spec: ParamSpec,
-        grad: Tensor,
-        grad_scale: Tensor | None,
-        hypers: list[float],
-    ) -> None:
-        if grad_scale is not None:
-            unscaled = grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale
-            grad.copy_(unscaled)
-            grad = unscaled
+    def _update(self, optimizer: FusedOptimizer, spec: ParamSpec, grad: Tensor, hypers: list[float]) -> None:
         group, seed = optimizer.param_groups[spec.group], optimizer._rounding_seed
         same = all(state.dtype == spec.param.dtype for state in spec.states)
         if same and spec.remainder is None and seed is None:
@@ -115,3 +108,7 @@ class ReferencePlan:
             for value, display in hypers:
                 if display is not None:
                     display.data.fill_(value(clock))
+
+
+def _unscaled(grad: Tensor, grad_scale: Tensor | None) -> Tensor:
+    return grad if grad_scale is None else grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale

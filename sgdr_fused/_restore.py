@@ -29,7 +29,7 @@ def restored(model: nn.Module, optimizer: FusedOptimizer, loaders: Iterable[Any]
         _samplers(loaders),
         _modules(model),
         _optimizer(optimizer),
-        _values(tensors),
+        _values([*tensors, *optimizer._measured.on(optimizer._first_device())]),
         _gradients([tensor for tensor in tensors if tensor.is_leaf or tensor.retains_grad]),
     ):
         yield

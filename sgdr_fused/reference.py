@@ -7,6 +7,7 @@ code with the fast path and imports nothing of the package but its own other par
 from __future__ import annotations
 
 from .reference_adaptive import *  # noqa: F403
+from .reference_clipping import *  # noqa: F403
 from .reference_rounding import *  # noqa: F403
 from .reference_schedules import *  # noqa: F403
 from .reference_updates import *  # noqa: F403

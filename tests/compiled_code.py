@@ -40,6 +40,7 @@ def states_of_algorithms() -> dict[str, tuple[int, int]]:
 class Kernel:
     """One kernel for one architecture. `algorithm` is None where it is not a step."""
 
+    kind: str  # step, measure or show
     architecture: str
     algorithm: str | None
     param: str
@@ -52,15 +53,15 @@ class Kernel:
 
     @property
     def id(self) -> str:
-        step = f"{self.algorithm}-{self.param}-{self.state}-{self.argument_bytes}"
-        return f"{self.architecture}-{step if self.algorithm else 'show'}"
+        return f"{self.architecture}-{self.kind}-{self.algorithm}-{self.param}-{self.state}-{self.argument_bytes}"
 
     @property
     def occupancy(self) -> float:
         """The part of a multiprocessor's 64 warps that its 65,536 registers allow, of 256 threads a block.
 
         Registers are given to a warp in units of 256 (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0).
-        Shared memory limits nothing: the kernels take a few hundred bytes.
+        Shared memory limits nothing: a step takes a few hundred bytes, the norm's pass 16 KB of 164 for each of at most
+        eight blocks.
         """
         registers_per_warp = -(-self.registers * 32 // 256) * 256
         warps_per_block = THREADS // 32
@@ -79,10 +80,11 @@ class Kernel:
 
     @cached_property
     def steady_loops(self) -> list[Counter[str]]:
-        """The accesses of each innermost loop that both loads and stores 128 bits of global memory at a time."""
+        """The accesses of each innermost loop that loads 128 bits of global memory at a time; a step's also stores."""
         branches = [(address, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for address, text in self.instructions]
         loops = [(int(m[1], 16), address) for address, m in branches if m and int(m[1], 16) <= address]
-        steady = [(first, last) for first, last in loops if {"LDG.128", "STG.128"} <= self.accesses(first, last).keys()]
+        wanted = {"LDG.128", "STG.128"} if self.kind == "step" else {"LDG.128"}
+        steady = [(first, last) for first, last in loops if wanted <= self.accesses(first, last).keys()]
         return [
             self.accesses(*outer)
             for outer in steady
@@ -143,11 +145,17 @@ def _machine_code(binary: Path) -> dict[tuple[str, str], list[tuple[int, str]]]:
 def _kernel(
     architecture: str, mangled: str, registers: int, stack: int, spills: int, instructions: list[tuple[int, str]]
 ) -> Kernel:
-    step = re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|S\w*_)Li(\d+)E", mangled)
-    if step is None:
-        assert "show_kernel" in mangled, mangled
-        return Kernel(architecture, None, "", "", 0, registers, stack, spills, instructions)
     types = {"f": "float", "d": "double"}
-    param = types.get(step[2]) or re.sub(r"^NS_\d+|E$", "", step[2])
-    state = types.get(step[3], param)  # S4_ and the like: the same type again
-    return Kernel(architecture, step[1], param, state, int(step[4]), registers, stack, spills, instructions)
+
+    def type_of(text: str) -> str:
+        return types.get(text) or re.sub(r"^NS_\d+|E$", "", text)
+
+    rest = (registers, stack, spills, instructions)
+    if m := re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|S\w*_)Li(\d+)E", mangled):
+        param = type_of(m[2])
+        state = types.get(m[3], param)  # S4_ and the like: the same type again
+        return Kernel("step", architecture, m[1], param, state, int(m[4]), *rest)
+    if m := re.search(r"measure_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
+        return Kernel("measure", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
+    assert "show_kernel" in mangled, mangled
+    return Kernel("show", architecture, None, "", "", 0, *rest)

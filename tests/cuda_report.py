@@ -36,7 +36,8 @@ def compiled(kernels: list[Kernel]) -> str:
     alike: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in kernels:
         storage = kernel.param if kernel.param == kernel.state else f"{kernel.param}, states {kernel.state}"
-        name = f"{kernel.algorithm}, {storage}" if kernel.algorithm else "show (the displayed rates)"
+        names = {"step": f"{kernel.algorithm}, {storage}", "measure": f"norm of the gradients, {kernel.param}"}
+        name = names.get(kernel.kind, "show (the displayed rates)")
         alike.setdefault((name, kernel.architecture), []).append(kernel)
     rows = []
     for (name, architecture), group in sorted(alike.items()):
@@ -61,7 +62,7 @@ def traffic() -> str:
         ("algorithm", "parameter", "states", "least", "counted"),
         (
             (
-                t.case.id,
+                t.case.id + (", averaged" if t.average else "") + (", clipped" if t.max_grad_norm else ""),
                 str(t.param).removeprefix("torch."),
                 str(t.state).removeprefix("torch.") if t.states else "none",
                 t.least,
@@ -72,14 +73,14 @@ def traffic() -> str:
     )
 
 
-def launches(tensors: int) -> str:
+def launches(tensors: int, **options: object) -> str:
     """Of a steady-state step of Adam, over that many tensors."""
     if not PRETEND:
         return "not counted"
     params = [torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(tensors)]
     for param in params:
         param.grad = torch.ones_like(param)
-    opt = ADAM.fused(params, lr=0.1)
+    opt = ADAM.fused(params, lr=0.1, **options)
     opt.step()
     pretend_gpu.reset()
     opt.step()
@@ -114,7 +115,11 @@ def main() -> None:
     page = PAGE.read_text()
     page = put(page, "compiled", f"By nvcc {nvcc_version()}:\n\n{compiled(code)}")
     page = put(page, "traffic", traffic())
-    page = put(page, "launches", table(head, [("sgdr_fused, counted", launches(161), launches(291)), *peers]))
+    ours = [
+        (f"sgdr_fused{what}, counted", *(launches(tensors, **options) for tensors in (161, 291)))
+        for what, options in (("", {}), (" with max_grad_norm", {"max_grad_norm": 1.0}))
+    ]
+    page = put(page, "launches", table(head, [*ours, *peers]))
     PAGE.write_text(page)
 
 

@@ -24,10 +24,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+STEP = "csrc/fused_step.h"
 KERNEL = "csrc/cuda/fused_step.cu"
 DENSE = "csrc/cuda/update_dense.cuh"
-TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint")
-RACE_TESTS = ("groups",)
+MEASURE = "csrc/cuda/measure.cu"
+ELEMENT = "csrc/cuda/update_element.cuh"
+ARGUMENTS = "csrc/cuda/arguments.cuh"
+TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint", "nonfinite", "clipping")
+RACE_TESTS = ("groups", "nonfinite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,41 +44,51 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation("tail: the last element is left out", "i < tail; i +=", "i + 1 < tail; i +=", DENSE),
-    Mutation(
-        "tail: begins one element late", "at.advance(left + static_cast", "at.advance(1 + left + static_cast", DENSE
-    ),
-    Mutation("body: the last vector is left out", "for (; left > 0;", "for (; left > kCount;", DENSE),
-    Mutation("body: a vector of something else", "Params::load(at.grad)", "Params::load(at.param)", DENSE),
-    Mutation("unscaling: not written back", "if (unscale) g.store", "if (false) g.store", DENSE),
-    Mutation(
-        "states: swapped", "global<state_t>(tensor.states[k])", "global<state_t>(tensor.states[kStates - 1 - k])", DENSE
-    ),
+    Mutation("tail: the last element is left out", "(threadIdx.x); i < count;", "(threadIdx.x); i + 1 < count;", DENSE),
+    Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
+    Mutation("body: the last vector is left out", "i < body;", "i + kCount < body;", DENSE),
+    Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
+    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE),
+    Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
-    Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);"),
-    Mutation("chunk: 32-bit index", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *"),
+    Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),
+    Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
     Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
-    Mutation("strides: threads overlap", "work.count, kThreads)", "work.count, kThreads / 2)"),
     Mutation(
-        "barrier: hyperparameters are read too early", "numbers, grads);\n    __syncthreads();", "numbers, grads);"
+        "strides: threads overlap",
+        "kThreads) {\n    int64_t offsets[2 +",
+        "kThreads / 2) {\n    int64_t offsets[2 +",
+        ELEMENT,
     ),
+    Mutation("barrier: hyperparameters are read too early", "grads);\n  __syncthreads();", "grads);"),
     Mutation(
         "barrier: scalars are read too early", "}\n    __syncthreads();\n    if (work.grad", "}\n    if (work.grad"
     ),
-    Mutation("barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;"),
-    Mutation("ticket: never back to 0", "atomicInc(ticket, gridDim.x - 1)", "atomicInc(ticket, 0xffffffffu)"),
-    Mutation("ticket: the first block takes itself for the last", "== gridDim.x - 1;  //", "== 0;  //"),
-    Mutation("fence: none around the ticket", "    __threadfence();\n", "", is_race=True),
+    Mutation(
+        "barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;", ARGUMENTS
+    ),
+    Mutation("ticket: not reset", "atomicInc(ticket, gridDim.x - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
+    Mutation("ticket: the first block takes itself for the last", "== gridDim.x - 1;  //", "== 0;  //", ARGUMENTS),
+    Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True),
+    Mutation("fence: none before the ticket", "    __threadfence();\n    last", "    last", ARGUMENTS, is_race=True),
     Mutation("group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers"),
     Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *"),
     Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
-    Mutation("clock: advanced by each launch", "i + 1 == launches.size()", "true"),
+    Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {"),
     Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
     Mutation("counts: also without a gradient", "grads[i] != nullptr && steps != nullptr", "steps != nullptr"),
     Mutation("counts: also without momentum", "steps != nullptr && plan.counts[tensor]", "steps != nullptr"),
-    Mutation("skip: ignored", "*header.found_inf != 0.0f) return;", "*header.found_inf == -1.0f) return;"),
-    Mutation("launcher: gradients of another launch", "step.grads + launch_range.first_tensor,", "step.grads,"),
-    Mutation("launcher: numbers of another launch", "step.numbers + launch_range.first_group *", "step.numbers + 0 *"),
+    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", ""),
+    Mutation("clip: ignored", "if (changes.clips) g =", "if (changes.clips && false) g =", ELEMENT),
+    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient("),
+    Mutation("norm: the last element is left out", "i < count; i += kThreads", "i + 1 < count; i += kThreads", MEASURE),
+    Mutation("norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE),
+    Mutation("norm: the sum of another chunk", "clipping.chunks[index] =", "clipping.chunks[blockIdx.x] =", MEASURE),
+    Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", MEASURE),
+    Mutation("norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE),
+    Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE),
+    Mutation("launcher: gradients of another launch", "step.grads + range.first_tensor,", "step.grads,", ARGUMENTS),
+    Mutation("launcher: other numbers", "step.numbers + range.first_group *", "step.numbers + 0 *", ARGUMENTS),
 )
 
 

@@ -41,7 +41,8 @@ def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel])
     for architecture in ARCHITECTURES:
         found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}
-        assert len([k for k in kernels if k.architecture == architecture and k.algorithm is None]) == 1
+        others = {(k.kind, k.param) for k in kernels if k.architecture == architecture and k.algorithm is None}
+        assert others == {("show", ""), *(("measure", name) for name in TYPES)}
 
 
 def test_no_local_memory(kernels: list[Kernel]) -> None:
@@ -76,3 +77,10 @@ def test_steady_loops_access_128_bits_of_global_memory_and_nothing_else(steps: l
             assert any(loop in accesses for accesses in expected.values()), f"{kernel.id}: {dict(loop)}"
         for states, accesses in expected.items():
             assert any(loop in accesses for loop in kernel.steady_loops), f"{kernel.id} with {states} states"
+
+
+def test_the_norms_loop_loads_128_bits_and_nothing_else(kernels: list[Kernel]) -> None:
+    """A row of 2,048 gradients, eight to a thread."""
+    for kernel in kernels:
+        if kernel.kind == "measure":
+            assert kernel.steady_loops == [Counter({"LDG.128": 8 * TYPES[kernel.param] // 16})], kernel.id

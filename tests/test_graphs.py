@@ -92,6 +92,42 @@ def test_a_thousand_replays(case: Case) -> None:
             assert snapshot(replayed) == snapshot(eager), f"after replay {t}"
 
 
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_replays_with_clipping_and_skipped_steps(case: Case) -> None:
+    """The norm is measured anew by each replay, and so is whether it is finite."""
+
+    def make() -> Any:
+        params = [*make_params((*SIZES, 16384 + 2049)), *make_params((7,), torch.bfloat16)]
+        opt = case.fused(params, lr=SCHEDULES[0], max_grad_norm=2.0, max_grad_value=1.2, skip_nonfinite=True)
+        train(opt, [0])
+        return opt
+
+    replayed, eager = make(), make()
+    norm, skipped = replayed.grad_norm, replayed.skipped_steps
+    graph = captured(replayed.step)
+    for t in range(1, 9):
+        for opt, step in ((replayed, graph.replay), (eager, eager.step)):
+            refresh_gradients(opt, t)
+            for param in params_of(opt):
+                param.grad.mul_(10.0 ** (t % 3 - 2))  # some below the limit
+            if t % 4 == 2:
+                params_of(opt)[t % 3 * 2].grad.view(-1)[-1] = float("inf")
+            step()
+        assert snapshot(replayed) == snapshot(eager), f"after replay {t}"
+        assert (bits(norm), bits(skipped)) == (bits(eager.grad_norm), bits(eager.skipped_steps))
+    assert skipped.item() == 2
+    assert (replayed.grad_norm is norm, replayed.skipped_steps is skipped) == (True, True)
+
+
+def test_an_error_for_a_norm_cannot_be_captured() -> None:
+    opt = SGD.fused(make_params(SIZES), lr=0.1, error_if_nonfinite=True)
+    train(opt, [0])
+    with pytest.raises(RuntimeError, match="error_if_nonfinite: the host has to read the norm"):
+        captured(opt.step)
+    train(opt, [1])
+    assert opt.clock.item() == 2
+
+
 @pytest.mark.parametrize("average", ids(["cycle", EMA(0.9)]))
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_replays_through_one_cycle_with_averages(case: Case, average: Any) -> None:

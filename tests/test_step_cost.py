@@ -96,17 +96,15 @@ RATES: dict[str, Callable[[int, Tensor], Any]] = {  # of group i, or a tensor
 class Training:
     """An optimizer on one device, and all that happens to it. What step() does is counted."""
 
-    def __init__(
-        self, algorithm: str, model: Model, device: str, rate: str = "schedule", average: str | None = None
-    ) -> None:
+    def __init__(self, algorithm: str, model: Model, device: str, rate: str = "schedule", **options: Any) -> None:
         self.model, self.device = model, device
         groups = [[torch.nn.Parameter(p) for p in group] for group in model.tensors(0, device)]
         self.params = [p for group in groups for p in group]
         self.tensor = torch.tensor(0.1, device=device)
         self.opt: Any = ALGORITHMS[algorithm].fused(
             [{"params": group, "lr": RATES[rate](i, self.tensor)} for i, group in enumerate(groups)],
-            average=average,
             **OPTIONS[algorithm],
+            **options,
         )
         self.scheduler = CosineAnnealingWarmRestarts(self.opt, T_0=3) if rate == "number" else None
 
@@ -155,15 +153,24 @@ def counts_of(step: Callable[[], None]) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n > 0 and not name.startswith("live")}
 
 
-def check_cost(algorithm: str, model: Model, rate: str, put: Put, scaled: bool, average: str | None = None) -> None:
-    on_gpu, on_cpu = (Training(algorithm, model, device, rate, average) for device in ("cuda", "cpu"))
+def check_cost(
+    algorithm: str,
+    model: Model,
+    rate: str,
+    put: Put,
+    scaled: bool,
+    options: dict[str, Any] | None = None,
+    passes: int = 1,
+) -> None:
+    on_gpu, on_cpu = (Training(algorithm, model, device, rate, **options) for device in ("cuda", "cpu"))
+    launches = passes * model.launches
     assert on_gpu.opt.backend == "cuda"
     for t in range(WARMUP + model.steps):
         for training in (on_gpu, on_cpu):
             training.prepare(t, put, scaled)
         counts = counts_of(on_gpu.step)
         if t >= WARMUP:
-            assert counts == {"launches": model.launches, "submissions": model.launches}, f"step {t}"
+            assert counts == {"launches": launches, "submissions": launches}, f"step {t}"
         on_cpu.step()
         assert_equal(on_gpu, on_cpu, t)
     assert on_gpu.opt.clock.item() == WARMUP + model.steps - scaled
@@ -185,6 +192,21 @@ def test_launches_of_a_model(algorithm: str, model: Model) -> None:
     With averages too, some of which are taken at the end of the first cycle.
     """
     check_cost(algorithm, model, "schedule", some_none, scaled=False, average="cycle")
+
+
+@pytest.mark.parametrize("model", ids((RESNET50, *MODELS[2:])))
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2),
+        ({"skip_nonfinite": True}, 2),
+        ({"max_grad_value": 0.9}, 1),
+    ],
+    ids=str,
+)
+def test_one_more_launch_for_the_norm(model: Model, options: dict[str, Any], passes: int) -> None:
+    """For each range of tensors, and none where only elements are clamped."""
+    check_cost("adam", model, "schedule", some_none, scaled=True, passes=passes, **options)
 
 
 @pytest.mark.parametrize("algorithm", OPTIONS)

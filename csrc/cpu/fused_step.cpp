@@ -5,6 +5,7 @@
 #include <array>
 #include <type_traits>
 
+#include "../clipping.h"
 #include "instruction_set.h"
 #include "memory.h"
 
@@ -18,6 +19,11 @@ constexpr int64_t kUnit = 64;
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
 
+// What is done to gradients on their way to the update.
+struct Clip {
+  double max_value, coefficient;
+};
+
 // Elements [begin, end) of one tensor; `scalars` is its algorithm's.
 template <class Scalars>
 struct Piece {
@@ -27,6 +33,7 @@ struct Piece {
   const Scalars* scalars;
   void* grad;               // null: there is none
   const float* grad_scale;  // null: the gradient is as it should be
+  const Clip* clip;         // null: nothing
   double average_weight;    // 0: the average stays as it is
   const Lot* lot;           // how BFloat16 is rounded; null: to the nearest
   int64_t begin, end;
@@ -65,6 +72,14 @@ struct DivideLoop {
 };
 
 template <class T>
+struct ClipLoop {
+  SGDR_HOST_DEVICE static void run(T* to, const T* from, T max_value, T coefficient,
+                                   int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] = clamped(from[i], max_value) * coefficient;
+  }
+};
+
+template <class T>
 struct AverageLoop {
   SGDR_HOST_DEVICE static void run(AverageRule<T> rule, T* average, const T* param, int64_t count) {
 #pragma GCC ivdep
@@ -91,7 +106,7 @@ void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
   }
   const bool averages = piece.average_weight != 0.0 && tensor.average != nullptr;
   const bool at_once = in_place<T>(param) && (kStates == 0 || in_place<T>(states[0])) &&
-                       piece.grad_scale == nullptr && !averages;
+                       piece.grad_scale == nullptr && piece.clip == nullptr && !averages;
 
   alignas(64) T scratch[2 + kMaxStates][kBlock];
   const int64_t block = at_once ? piece.end - piece.begin : kBlock;
@@ -103,6 +118,11 @@ void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
       if (piece.grad_scale != nullptr) {
         run<DivideLoop<T>>(g, static_cast<T>(*piece.grad_scale), count);
         put_back(grad, begin, count, g);
+      }
+      if (piece.clip != nullptr) {  // for the update alone, not in place
+        run<ClipLoop<T>>(scratch[1], g, static_cast<T>(piece.clip->max_value),
+                         static_cast<T>(piece.clip->coefficient), count);
+        g = scratch[1];
       }
       T* s[kMaxStates] = {};
       for (int k = 0; k < kStates; ++k) s[k] = fetch(states[k], begin, count, scratch[2 + k]);
@@ -145,7 +165,7 @@ struct Span {
 };
 
 template <class Algorithm>
-void update_all(const Step& step, ParallelFor parallel_for) {
+void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
   using Scalars = typename Algorithm::Scalars;
   const Plan& plan = step.plan;
   const int64_t clock = *plan.clock;
@@ -199,28 +219,32 @@ void update_all(const Step& step, ParallelFor parallel_for) {
       if (begin >= end) continue;
       const Lot lot = {plan.seed, clock, tensor.index};
       choose<Algorithm>(item.dtypes.param, tensor.num_states)(
-          {&tensor, layout, item.dtypes, span.scalars, item.grad, step.grad_scale,
+          {&tensor, layout, item.dtypes, span.scalars, item.grad, step.grad_scale, clip,
            step.average_weight, plan.rounds_by_lot ? &lot : nullptr, begin, end});
     }
   });
 }
 
 template <class... Algorithms>
-void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step,
+void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step, const Clip* clip,
               ParallelFor parallel_for) {
   int index = 0;
-  ((index++ == algorithm ? update_all<Algorithms>(step, parallel_for) : void()), ...);
+  ((index++ == algorithm ? update_all<Algorithms>(step, clip, parallel_for) : void()), ...);
 }
 
 }  // namespace
 
-void step(int algorithm, const Step& step, ParallelFor parallel_for) {
-  dispatch(AllAlgorithms{}, algorithm, step, parallel_for);
+bool step(int algorithm, const Step& step, ParallelFor parallel_for) {
+  const Clipping& clipping = step.plan.clipping;
+  if (skips(clipping, step.found_inf)) return false;
+  const Clip clip = {clipping.max_value, clip_coefficient(clipping)};
+  dispatch(AllAlgorithms{}, algorithm, step, clipping.is_on ? &clip : nullptr, parallel_for);
   if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;
   for (int32_t i = 0; i < step.plan.num_displays; ++i) {
     show(step.plan, step.plan.displays[i], clock);
   }
+  return true;
 }
 
 double average_weight(const Plan& plan) {

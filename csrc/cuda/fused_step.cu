@@ -1,8 +1,9 @@
 // A step on the GPU: the one kernel, its launcher, its instantiations. No torch.
 #include <cuda_runtime.h>
 
+#include "../clipping.h"
 #include "../fused_step.h"
-#include "launch.cuh"
+#include "arguments.cuh"
 #include "update_dense.cuh"
 
 namespace sgdr_fused::cuda {
@@ -14,32 +15,6 @@ namespace {
 template <class Algorithm, class param_t>
 constexpr int kBlocksPerMultiprocessor =
     sizeof(opmath_t<param_t>) * Algorithm::kMaxStates >= 16 ? 3 : 4;
-
-// What a launch gets by value; `payload` behind it holds the numbers of its groups and then one
-// gradient pointer per tensor.
-struct Header {
-  Plan plan;
-  const Chunk* chunks;
-  uint32_t* ticket;
-  const float* grad_scale;
-  const float* found_inf;
-  int64_t num_chunks;
-  int32_t first_tensor, num_tensors;
-  int32_t first_group, num_groups;
-  bool advances_clock;
-};
-
-// Kernel arguments are limited to 4 KB, and to 32,764 bytes since CUDA 12.1. A small model passes
-// little: the bytes are copied at each launch.
-constexpr int kSmall = 1024, kMedium = 4096, kLarge = 32760;
-
-template <int kBytes>
-struct Arguments {
-  static constexpr int64_t kWords = (kBytes - sizeof(Header)) / sizeof(uint64_t);
-  Header header;
-  uint64_t payload[kWords];
-};
-static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <= 4096);
 
 // The elements of a chunk draw lots with one key.
 static_assert(kChunk == kCell);
@@ -64,7 +39,7 @@ __device__ void find_work(Work& work, const Header& header, const double* number
                           void* const* grads) {
   const Plan& plan = header.plan;
   const bool has_chunk = blockIdx.x < header.num_chunks;
-  const Chunk chunk = has_chunk ? header.chunks[blockIdx.x] : Chunk{};
+  const Chunk chunk = has_chunk ? header.chunks[header.first_chunk + blockIdx.x] : Chunk{};
   const Tensor& tensor = plan.tensors[chunk.tensor];
   const int k = threadIdx.x;
   const bool is_hyper = k < kMaxHypers;
@@ -82,9 +57,8 @@ __device__ void find_work(Work& work, const Header& header, const double* number
     work.chunk = chunk;
     work.tensor = tensor;
     work.grad = grads[chunk.tensor - header.first_tensor];
-    work.begin = static_cast<int64_t>(chunk.index) * kChunk;
-    const int64_t rest = tensor.numel - work.begin;
-    work.count = static_cast<int>(rest < kChunk ? rest : kChunk);
+    work.begin = first_element(chunk);
+    work.count = num_elements(chunk, tensor);
     if (tensor.layout >= 0) {
       coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
     }
@@ -123,25 +97,32 @@ __device__ void find_memory(Work& work, const Plan& plan, int64_t clock) {
   }
 }
 
+template <class T>
+__device__ GradFactors<T> grad_factors(const Header& header) {
+  return {header.grad_scale == nullptr ? T(1) : static_cast<T>(*header.grad_scale),
+          static_cast<T>(header.plan.clipping.max_value),
+          static_cast<T>(clip_coefficient(header.plan.clipping))};
+}
+
 template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
-__device__ void update_chunk(const typename Algorithm::Scalars& scalars, const Work& work,
-                             const Header& header) {
+__device__ void update_chunk(const typename Algorithm::Scalars& scalars,
+                             const volatile GradFactors<opmath_t<param_t>>& factors,
+                             const Work& work, const Header& header) {
   using T = opmath_t<param_t>;
   if constexpr (kStates > Algorithm::kMinStates) {
     if (work.tensor.num_states < kStates) {
-      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, work, header);
+      return update_chunk<Algorithm, param_t, state_t, kStates - 1>(scalars, factors, work, header);
     }
   }
   const typename Algorithm::template Rule<T, kStates> rule(scalars);
-  const bool unscale = header.grad_scale != nullptr;
-  const T grad_scale = unscale ? static_cast<T>(*header.grad_scale) : T(1);
+  const GradChanges changes = {header.grad_scale != nullptr, header.plan.clipping.is_on};
   if (work.tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, work.memory,
+    update_dense<kStates, decltype(rule), param_t, state_t>(rule, changes, factors, work.memory,
                                                             work.count);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
-        rule, unscale, grad_scale, work.memory, work.tensor,
-        header.plan.layouts[work.tensor.layout], work.grad, work.start, work.count);
+        rule, changes, factors, work.memory, work.tensor, header.plan.layouts[work.tensor.layout],
+        work.grad, work.start, work.count);
   }
 }
 
@@ -156,51 +137,36 @@ __device__ void average_chunk(const Work& work, const Header& header) {
                             layout, work.start, work.begin, work.count);
 }
 
-// True in all threads of the block that finishes last, when every other block of the launch has
-// read what that one is about to advance: clock and counts of updates. Thread 0 need not wait for
-// the others of its block before it takes the ticket, because whatever of this they read, they read
-// before a barrier that thread 0 has passed.
-__device__ bool is_last_block(uint32_t* ticket) {
-  __shared__ bool last;
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;  // back to 0 by itself
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
-}
-
 template <class Algorithm, class param_t, class state_t, int kBytes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
     fused_step_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
+  __shared__ GradFactors<opmath_t<param_t>> factors;
   __shared__ Work work;
   __shared__ int64_t clock;
   const Header& header = arguments.header;
   const Plan& plan = header.plan;
-  const double* numbers = reinterpret_cast<const double*>(arguments.payload);
-  void* const* grads =
-      reinterpret_cast<void* const*>(arguments.payload + header.num_groups * kMaxHypers);
+  void* const* grads = arguments.grads();
 
-  // Any number but 0: two devices that overflowed add up to 2. Nothing at all is touched.
-  if (header.found_inf != nullptr && *header.found_inf != 0.0f) return;
+  if (skips(plan.clipping, header.found_inf)) return;
   if (threadIdx.x == 0) clock = *plan.clock;
 
-  if (threadIdx.x <= kMaxHypers) find_work(work, header, numbers, grads);
+  if (threadIdx.x <= kMaxHypers) find_work(work, header, arguments.numbers(), grads);
   __syncthreads();
   if (blockIdx.x < header.num_chunks) {
     if (threadIdx.x == 0) {
       const double* steps = work.tensor.steps;
       scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
                                    steps == nullptr ? 0.0 : *steps);
+      factors = grad_factors<opmath_t<param_t>>(header);
       find_memory<param_t, state_t>(work, plan, clock);
       if (work.chunk.index == 0) {
         plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
       }
     }
     __syncthreads();
-    if (work.grad != nullptr) update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
+    if (work.grad != nullptr)
+      update_chunk<Algorithm, param_t, state_t>(scalars, factors, work, header);
     average_chunk<param_t>(work, header);
   }
 
@@ -210,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
     double* steps = plan.tensors[tensor].steps;
     if (grads[i] != nullptr && steps != nullptr && plan.counts[tensor]) *steps += 1.0;
   }
-  if (header.advances_clock) {
+  if (header.is_last_launch) {
     const int64_t next = clock + 1;
     for (int i = threadIdx.x; i < plan.num_displays; i += kThreads) {
       show(plan, plan.displays[i], next);
@@ -240,48 +206,12 @@ bool large_arguments() {
 #endif
 }
 
-template <class Algorithm, class param_t, class state_t, int kBytes>
-cudaError_t launch_step(const Step& step, const Launch& launch_range, bool last,
-                        cudaStream_t stream) {
-  Arguments<kBytes> arguments;
-  arguments.header = {step.plan,
-                      step.chunks + launch_range.first_chunk,
-                      step.ticket,
-                      step.grad_scale,
-                      step.found_inf,
-                      launch_range.num_chunks,
-                      launch_range.first_tensor,
-                      launch_range.num_tensors,
-                      launch_range.first_group,
-                      launch_range.num_groups,
-                      last};
-  const int64_t num_numbers = static_cast<int64_t>(launch_range.num_groups) * kMaxHypers;
-  memcpy(arguments.payload, step.numbers + launch_range.first_group * kMaxHypers,
-         num_numbers * sizeof(double));
-  memcpy(arguments.payload + num_numbers, step.grads + launch_range.first_tensor,
-         launch_range.num_tensors * sizeof(void*));
-  const int64_t blocks = launch_range.num_chunks > 0 ? launch_range.num_chunks : 1;
-  return launch(fused_step_kernel<Algorithm, param_t, state_t, kBytes>,
-                static_cast<unsigned>(blocks), kThreads, stream, arguments);
-}
-
 template <class Algorithm>
 cudaError_t launch_any(const Step& step, const Launch& range, bool last, cudaStream_t stream) {
-  const int64_t words = payload_words(range.num_groups, range.num_tensors);
   return with_storage_types(range.dtypes, [&](auto param, auto state) {
-    using param_t = decltype(param);
-    using state_t = decltype(state);
-    if (words <= Arguments<kSmall>::kWords) {
-      return launch_step<Algorithm, param_t, state_t, kSmall>(step, range, last, stream);
-    }
-    if (words <= Arguments<kMedium>::kWords) {
-      return launch_step<Algorithm, param_t, state_t, kMedium>(step, range, last, stream);
-    }
-#if CUDART_VERSION >= 12010
-    return launch_step<Algorithm, param_t, state_t, kLarge>(step, range, last, stream);
-#else
-    return cudaErrorInvalidValue;  // not reached: max_payload_words() allows no such launch
-#endif
+    return launch_range(step, range, last, stream, [](auto bytes) {
+      return fused_step_kernel<Algorithm, decltype(param), decltype(state), decltype(bytes)::value>;
+    });
   });
 }
 

@@ -5,6 +5,8 @@
 
 namespace sgdr_fused::cuda {
 
+constexpr int kThreads = 256;  // per block, of every kernel
+
 // The runtime's function instead of <<<>>>, so that a host compiler reads these sources too
 // (tests/emulation).
 template <class... Parameters>

@@ -4,56 +4,9 @@
 #include <cuda_runtime.h>
 
 #include "update_element.cuh"
+#include "vector.cuh"
 
 namespace sgdr_fused::cuda {
-
-constexpr int kVectorBytes = 16;
-
-// As many elements as one 128-bit access moves.
-template <class scalar_t>
-struct alignas(kVectorBytes) Vector {
-  static constexpr int kCount = kVectorBytes / sizeof(scalar_t);
-  scalar_t elements[kCount];
-};
-
-// Every operand is in global memory, which the compiler cannot know of a pointer that it loads.
-template <class scalar_t>
-__device__ scalar_t* global(void* pointer) {
-  __builtin_assume(__isGlobal(pointer));
-  return static_cast<scalar_t*>(pointer);
-}
-
-// One operand's share of an iteration, kCount elements. A narrow type's is one vector. A wider
-// type's comes in as many vectors one after the other, the parts: at once they would take too many
-// registers.
-template <class scalar_t, int kCount>
-struct Share {
-  static constexpr bool kWhole = Vector<scalar_t>::kCount == kCount;
-  Vector<scalar_t> vector;
-
-  __device__ void load(void* memory, int element) {
-    *reinterpret_cast<int4*>(vector.elements) =
-        *reinterpret_cast<const int4*>(global<scalar_t>(memory) + element);
-  }
-  __device__ void store(void* memory, int element) const {
-    *reinterpret_cast<int4*>(global<scalar_t>(memory) + element) =
-        *reinterpret_cast<const int4*>(vector.elements);
-  }
-  __device__ void load_whole(void* memory, int element) {
-    if constexpr (kWhole) load(memory, element);
-  }
-  __device__ void load_part(void* memory, int element) {
-    if constexpr (!kWhole) load(memory, element);
-  }
-  __device__ void store_whole(void* memory, int element) const {
-    if constexpr (kWhole) store(memory, element);
-  }
-  __device__ void store_part(void* memory, int element) const {
-    if constexpr (!kWhole) store(memory, element);
-  }
-  // Element j of the part that begins with element `part` of the share.
-  __device__ scalar_t& at(int part, int j) { return vector.elements[kWhole ? part + j : j]; }
-};
 
 // The averages of kPart elements, from number `element` of the chunk on, whose parameters are in p.
 template <int kPart, class param_t, class Params, class Remainders>
@@ -78,7 +31,8 @@ __device__ void average_part(const volatile ChunkMemory& chunk, Params& p, Remai
 // `count` elements of a tensor whose operands are dense. The body is 128-bit accesses; the tail,
 // and all of a chunk with an unaligned operand, goes element by element.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+__device__ void update_dense(const Rule& rule, GradChanges changes,
+                             const volatile GradFactors<opmath_t<param_t>>& factors,
                              const volatile ChunkMemory& chunk, int count) {
   using T = opmath_t<param_t>;
   constexpr int kParamCount = Vector<param_t>::kCount, kStateCount = Vector<state_t>::kCount;
@@ -112,13 +66,13 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
         state_t* states[kMaxStates] = {};
 #pragma unroll
         for (int k = 0; k < kStates; ++k) states[k] = &s[k].at(part, j);
-        update_element<kStates>(rule, unscale, grad_scale, chunk, i + part + j, p.at(part, j),
+        update_element<kStates>(rule, changes, factors, chunk, i + part + j, p.at(part, j),
                                 has_remainder ? &r.at(part, j) : nullptr, g.at(part, j), states);
       }
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].store_part(chunk.states[k], i + part);
       p.store_part(chunk.param, i + part);
-      if (unscale) g.store_part(chunk.grad, i + part);
+      if (changes.unscales) g.store_part(chunk.grad, i + part);
       if (chunk.average != nullptr) {
         average_part<kPart, param_t>(chunk, p, r, has_remainder, part, i + part);
       }
@@ -126,7 +80,7 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
 #pragma unroll
     for (int k = 0; k < kStates; ++k) s[k].store_whole(chunk.states[k], i);
     p.store_whole(chunk.param, i);
-    if (unscale) g.store_whole(chunk.grad, i);
+    if (changes.unscales) g.store_whole(chunk.grad, i);
     if (has_remainder) r.store(chunk.remainder, i);
   }
 
@@ -137,7 +91,7 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
     for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(chunk.states[k]) + i;
     param_t& p = global<param_t>(chunk.param)[i];
     int16_t* remainder = chunk.remainder == nullptr ? nullptr : chunk.remainder + i;
-    update_element<kStates>(rule, unscale, grad_scale, chunk, i, p, remainder,
+    update_element<kStates>(rule, changes, factors, chunk, i, p, remainder,
                             global<param_t>(chunk.grad)[i], states);
     if (chunk.average != nullptr) {
       T& average = global<T>(chunk.average)[i];

@@ -1,12 +1,23 @@
 // What a block does to one element, and to a chunk whose operands are not all dense.
 #pragma once
 
+#include "../clipping.h"
 #include "../fused_step.h"
 #include "../rounding.h"
+#include "launch.cuh"
 
 namespace sgdr_fused::cuda {
 
-constexpr int kThreads = 256;  // per block
+// What becomes of a gradient on its way to the rule, from the kernel's arguments.
+struct GradChanges {
+  bool unscales, clips;
+};
+
+// By what. In shared memory and volatile, as ChunkMemory is.
+template <class T>
+struct GradFactors {
+  T scale, max_value, coefficient;
+};
 
 // Where a chunk begins, and what its elements have in common. It is in shared memory and read
 // through volatile references: where it is used, so that it takes no registers in between.
@@ -48,15 +59,17 @@ SGDR_HOST_DEVICE opmath_t<param_t> load_param(const param_t& param, const int16_
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
 // where it is unscaled, as torch's fused optimizers do.
 template <int kStates, class Rule, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
+                                     const volatile GradFactors<opmath_t<param_t>>& factors,
                                      const volatile ChunkMemory& chunk, int element, param_t& param,
                                      int16_t* remainder, param_t& grad, state_t* const* states) {
   using T = opmath_t<param_t>;
   T p = load_param(param, remainder), g = load(grad);
-  if (unscale) {
-    g = g / grad_scale;
+  if (changes.unscales) {
+    g = g / factors.scale;
     store(grad, g);
   }
+  if (changes.clips) g = clamped<T>(g, factors.max_value) * factors.coefficient;
   T s[kStates > 0 ? kStates : 1] = {};
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
@@ -73,7 +86,8 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<pa
 
 // Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
 template <int kStates, class Rule, class param_t, class state_t>
-__device__ void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
+__device__ void update_strided(const Rule& rule, GradChanges changes,
+                               const volatile GradFactors<opmath_t<param_t>>& factors,
                                const volatile ChunkMemory& chunk, const Tensor& tensor,
                                const Layout& layout, void* grad, const int64_t (&start)[kMaxDims],
                                int count) {
@@ -92,7 +106,7 @@ __device__ void update_strided(const Rule& rule, bool unscale, opmath_t<param_t>
       offsets_of<kRemainder>(layout, start, i, offset);
       remainder += offset[0];
     }
-    update_element<kStates>(rule, unscale, grad_scale, chunk, i,
+    update_element<kStates>(rule, changes, factors, chunk, i,
                             static_cast<param_t*>(tensor.param)[offsets[0]], remainder,
                             static_cast<param_t*>(grad)[offsets[1]], states);
   }

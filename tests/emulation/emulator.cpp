@@ -44,6 +44,7 @@ struct Thread {
   Scope waits;
   bool done;
   uint64_t lane_value;
+  bool vote;
 };
 
 // All of the state: one launch at a time, under `mutex`.
@@ -188,6 +189,15 @@ Index grid_size() { return {num_blocks, 1, 1}; }
 void wait(Scope scope) {
   threads[current].waits = scope;
   back_to_scheduler();
+}
+
+bool wait_for_any(bool value) {
+  threads[current].vote = value;
+  wait(Scope::kBlock);
+  const bool any = std::any_of(threads.begin(), threads.begin() + num_threads,
+                               [](const Thread& thread) { return thread.vote; });
+  wait(Scope::kBlock);  // until all have counted
+  return any;
 }
 
 uint64_t& lane_value(unsigned delta) {

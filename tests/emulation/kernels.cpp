@@ -1,2 +1,3 @@
 // The project's kernels and their launcher, as they are, for a host compiler.
 #include "cuda/fused_step.cu"
+#include "cuda/measure.cu"

@@ -37,6 +37,8 @@ inline bool __isGlobal(const void*) { return true; }
 #define gridDim (emulator::grid_size())
 
 inline void __syncthreads() { emulator::wait(emulator::Scope::kBlock); }
+// Whether any thread of the block passes true.
+inline int __syncthreads_or(int value) { return emulator::wait_for_any(value != 0); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   emulator::check(mask == 0xffffffffu, "a part of a warp synchronises");
   emulator::wait(emulator::Scope::kWarp);

@@ -27,6 +27,9 @@ Index grid_size();
 // Until all threads of the scope wait.
 void wait(Scope scope);
 
+// Until all threads of the block wait; then, whether one of them passed true.
+bool wait_for_any(bool value);
+
 // What the thread `delta` lanes up the warp has put there; its own beyond the warp's end.
 uint64_t& lane_value(unsigned delta = 0);
 

@@ -1,0 +1,98 @@
+// What a kernel that works through the chunks of a step gets, and its launch. And who is last.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "../fused_step.h"
+#include "launch.cuh"
+
+namespace sgdr_fused::cuda {
+
+// What a launch gets by value; `payload` behind it holds the numbers of its groups and then one
+// gradient pointer per tensor.
+struct Header {
+  Plan plan;
+  const Chunk* chunks;
+  uint32_t* ticket;
+  const float* grad_scale;
+  const float* found_inf;
+  int64_t first_chunk, num_chunks;
+  int32_t first_tensor, num_tensors;
+  int32_t first_group, num_groups;
+  bool is_last_launch;
+};
+
+// Kernel arguments are limited to 4 KB, and to 32,764 bytes since CUDA 12.1. A small model passes
+// little: the bytes are copied at each launch.
+constexpr int kSmall = 1024, kMedium = 4096, kLarge = 32760;
+
+template <int kBytes>
+struct Arguments {
+  static constexpr int64_t kWords = (kBytes - sizeof(Header)) / sizeof(uint64_t);
+  Header header;
+  uint64_t payload[kWords];
+
+  SGDR_HOST_DEVICE const double* numbers() const {
+    return reinterpret_cast<const double*>(payload);
+  }
+  SGDR_HOST_DEVICE void* const* grads() const {
+    return reinterpret_cast<void* const*>(payload + header.num_groups * kMaxHypers);
+  }
+};
+static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <= 4096);
+
+template <int kBytes>
+Arguments<kBytes> arguments_of(const Step& step, const Launch& range, bool is_last_launch) {
+  Arguments<kBytes> arguments;
+  arguments.header = {step.plan,         step.chunks,       step.ticket,      step.grad_scale,
+                      step.found_inf,    range.first_chunk, range.num_chunks, range.first_tensor,
+                      range.num_tensors, range.first_group, range.num_groups, is_last_launch};
+  const int64_t num_numbers = static_cast<int64_t>(range.num_groups) * kMaxHypers;
+  memcpy(arguments.payload, step.numbers + range.first_group * kMaxHypers,
+         num_numbers * sizeof(double));
+  memcpy(arguments.payload + num_numbers, step.grads + range.first_tensor,
+         range.num_tensors * sizeof(void*));
+  return arguments;
+}
+
+// One block per chunk. kernel_of(std::integral_constant<int, kBytes>{}) is the kernel
+// that takes Arguments<kBytes>; the smallest that hold the range are used.
+template <class KernelOf>
+cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_launch,
+                         cudaStream_t stream, KernelOf kernel_of) {
+  const int64_t words = payload_words(range.num_groups, range.num_tensors);
+  const unsigned blocks = range.num_chunks > 0 ? static_cast<unsigned>(range.num_chunks) : 1u;
+  const auto launch_with = [&](auto bytes) {
+    return launch(kernel_of(bytes), blocks, kThreads, stream,
+                  arguments_of<decltype(bytes)::value>(step, range, is_last_launch));
+  };
+  if (words <= Arguments<kSmall>::kWords) return launch_with(std::integral_constant<int, kSmall>{});
+  if (words <= Arguments<kMedium>::kWords) {
+    return launch_with(std::integral_constant<int, kMedium>{});
+  }
+#if CUDART_VERSION >= 12010
+  return launch_with(std::integral_constant<int, kLarge>{});
+#else
+  return cudaErrorInvalidValue;  // not reached: max_payload_words() allows no such launch
+#endif
+}
+
+// True in all threads of the block that finishes last, when every other block of the launch has
+// written, and has read what that one is about to advance. Thread 0 need not wait for the others of
+// its block before it takes the ticket, because whatever of this they read, they read before a
+// barrier that thread 0 has passed; what is to be seen by the last block, thread 0 writes.
+static __device__ bool is_last_block(uint32_t* ticket) {
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;  // back to 0 by itself
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+}  // namespace sgdr_fused::cuda

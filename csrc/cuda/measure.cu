@@ -1,0 +1,117 @@
+// The norm of the gradients on the GPU, launched before the update. No torch.
+#include <cuda_runtime.h>
+
+#include "../clipping.h"
+#include "../fused_step.h"
+#include "arguments.cuh"
+#include "vector.cuh"
+
+namespace sgdr_fused::cuda {
+namespace {
+
+// The sum of all lanes, in every thread.
+__device__ double add_up(double* lanes) {
+#pragma unroll 1
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < half; i += kThreads) lanes[i] += lanes[half + i];
+  }
+  __syncthreads();
+  return lanes[0];
+}
+
+// Writes the lanes of a chunk. Whole rows of kLanes elements are loaded as vectors, where the
+// gradient is dense and aligned; the rest, and any other, element by element. Returns whether an
+// element that this thread has seen is not finite.
+template <class grad_t>
+__device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& square, void* grad,
+                            const Layout* layout, const int64_t (&start)[kMaxDims], int64_t begin,
+                            int count) {
+  constexpr int kCount = Vector<grad_t>::kCount;
+  constexpr int kVectors = kLanes / (kThreads * kCount);  // of a thread, in a row
+  grad_t* grads = global<grad_t>(grad);
+  const int first = threadIdx.x * kCount;
+  double sums[kVectors * kCount] = {};
+  int nonfinite = 0;
+  int row = 0;
+  if (layout == nullptr && reinterpret_cast<uintptr_t>(grads + begin) % kVectorBytes == 0) {
+#pragma unroll 1
+    for (; row + kLanes <= count; row += kLanes) {
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        Share<grad_t, kCount> g;
+        g.load(grads + begin, row + v * kThreads * kCount + first);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) {
+          sums[v * kCount + j] += square(load(g.at(0, j)), nonfinite);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kVectors * kCount; ++i) {
+    lanes[i / kCount * kThreads * kCount + first + i % kCount] = sums[i];
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = row + static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    int64_t offsets[1] = {begin + i};
+    if (layout != nullptr) offsets_of<kGrad>(*layout, start, i, offsets);
+    lanes[i % kLanes] += square(load(grads[offsets[0]]), nonfinite);
+  }
+  return nonfinite != 0;
+}
+
+template <class grad_t, int kBytes>
+__global__ void __launch_bounds__(kThreads, 4)
+    measure_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
+  __shared__ double lanes[kLanes];
+  __shared__ int64_t start[kMaxDims];
+  const Header& header = arguments.header;
+  const Plan& plan = header.plan;
+  const Clipping& clipping = plan.clipping;
+  if (blockIdx.x < header.num_chunks) {
+    const int64_t index = header.first_chunk + blockIdx.x;
+    const Chunk chunk = header.chunks[index];
+    const Tensor& tensor = plan.tensors[chunk.tensor];
+    void* grad = arguments.grads()[chunk.tensor - header.first_tensor];
+    const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
+    const int64_t begin = first_element(chunk);
+    if (layout != nullptr && threadIdx.x == 0) coordinates_of(*layout, begin, start);
+    __syncthreads();
+    const Square<opmath_t<grad_t>> square(header.grad_scale, clipping);
+    const int count = grad == nullptr ? 0 : num_elements(chunk, tensor);
+    const int nonfinite =
+        __syncthreads_or(add_squares<grad_t>(lanes, square, grad, layout, start, begin, count));
+    const double squares = add_up(lanes);
+    if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0};
+  }
+
+  if (!header.is_last_launch || !is_last_block(header.ticket)) return;
+  int nonfinite = 0;
+  for (int i = threadIdx.x; i < kLanes; i += kThreads) lanes[i] = 0.0;
+  for (int64_t i = threadIdx.x; i < clipping.num_chunks; i += kThreads) {
+    lanes[i % kLanes] += clipping.chunks[i].squares;
+    nonfinite |= clipping.chunks[i].nonfinite;
+  }
+  nonfinite = __syncthreads_or(nonfinite);
+  const double squares = add_up(lanes);
+  if (threadIdx.x == 0) finish_measure(clipping, squares, nonfinite != 0, header.found_inf);
+}
+
+}  // namespace
+
+int measure(const Step& step, const std::vector<Launch>& launches, void* stream) {
+  for (size_t i = 0; i < launches.size(); ++i) {
+    const bool last = i + 1 == launches.size();
+    const cudaError_t error = with_storage_types(launches[i].dtypes, [&](auto grad, auto) {
+      return launch_range(
+          step, launches[i], last, static_cast<cudaStream_t>(stream),
+          [](auto bytes) { return measure_kernel<decltype(grad), decltype(bytes)::value>; });
+    });
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace sgdr_fused::cuda
