@@ -138,7 +138,7 @@ def _case(name: str, **hyper: Any) -> Case:
 
 # beta2 = 0.5 lets the second moment fall, without which amsgrad's maximum is never taken;
 # beta1 = 0.4 takes the other branch of torch's lerp.
-_SGD_AND_ADAM = (
+CASES = (
     _case("sgd"),
     _case("sgd_weight_decay", weight_decay=0.1),
     _case("sgd_momentum", momentum=0.9),
@@ -153,11 +153,8 @@ _SGD_AND_ADAM = (
     _case("adam_decoupled", decoupled_weight_decay=True, weight_decay=0.1),
     _case("adamw"),
     _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
-)
-# Each kernel of the other algorithms, with each branch of its rule. Adadelta's default eps gives updates that 16 bits
-# lose, and of RMSprop's default alpha a buffer of many times the gradients.
-CASES = (
-    *_SGD_AND_ADAM,
+    # Of the others, each kernel with each branch of its rule. Adadelta's default eps gives updates that 16 bits lose, and
+    # RMSprop's default alpha a buffer of many times the gradients.
     _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
     _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
     _case("adamax"),
@@ -171,9 +168,6 @@ CASES = (
     _case("adadelta", eps=1e-2),
     _case("adadelta_maximize", rho=0.5, eps=1e-2, weight_decay=0.1, maximize=True),
 )
-# Those that every size is swept with. The loops around a rule are one text for all of them, so the others take part in
-# the rows with all sizes at once, and in one size by itself.
-SWEPT = _SGD_AND_ADAM
 # One of each kernel, for tests that are not about arithmetic.
 TYPICAL = tuple(c for c in CASES if c.id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
 

@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def compiled(kernels: list[Kernel]) -> str:
-    """A row per kernel and architecture; the three sizes of arguments share one."""
+    """A row per kernel and architecture; the two sizes of arguments share one."""
     alike: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in kernels:
         storage = kernel.param if kernel.param == kernel.state else f"{kernel.param}, states {kernel.state}"

@@ -25,9 +25,9 @@ struct Header {
   bool is_last_launch;
 };
 
-// Kernel arguments are limited to 4 KB, and to 32,764 bytes since CUDA 12.1. A small model passes
-// little: the bytes are copied at each launch.
-constexpr int kSmall = 1024, kMedium = 4096, kLarge = 32760;
+// Kernel arguments are limited to 4 KB, and to 32,764 bytes since CUDA 12.1. Most models pass the
+// less: the bytes are copied at each launch. More sizes would be more kernels to compile.
+constexpr int kSmall = 4096, kLarge = 32760;
 
 template <int kBytes>
 struct Arguments {
@@ -42,7 +42,7 @@ struct Arguments {
     return reinterpret_cast<void* const*>(payload + header.num_groups * kMaxHypers);
   }
 };
-static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kMedium>) <= 4096);
+static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kSmall>) <= 4096);
 
 template <int kBytes>
 Arguments<kBytes> arguments_of(const Step& step, const Launch& range, bool is_last_launch) {
@@ -70,9 +70,6 @@ cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_lau
                   arguments_of<decltype(bytes)::value>(step, range, is_last_launch));
   };
   if (words <= Arguments<kSmall>::kWords) return launch_with(std::integral_constant<int, kSmall>{});
-  if (words <= Arguments<kMedium>::kWords) {
-    return launch_with(std::integral_constant<int, kMedium>{});
-  }
 #if CUDART_VERSION >= 12010
   return launch_with(std::integral_constant<int, kLarge>{});
 #else

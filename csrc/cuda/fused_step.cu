@@ -231,7 +231,7 @@ cudaError_t dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& st
 int64_t payload_words(int64_t groups, int64_t tensors) { return groups * kMaxHypers + tensors; }
 
 int64_t max_payload_words() {
-  return large_arguments() ? Arguments<kLarge>::kWords : Arguments<kMedium>::kWords;
+  return large_arguments() ? Arguments<kLarge>::kWords : Arguments<kSmall>::kWords;
 }
 
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream) {
