@@ -153,8 +153,8 @@ CASES = (
     _case("adam_decoupled", decoupled_weight_decay=True, weight_decay=0.1),
     _case("adamw"),
     _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
-    # Of the others, each kernel with each branch of its rule. Adadelta's default eps gives updates that 16 bits lose, and
-    # RMSprop's default alpha a buffer of many times the gradients.
+    # Of the others, each kernel with each branch of its rule. Adadelta's default eps gives updates that 16 bits lose,
+    # and RMSprop's default alpha a buffer of many times the gradients.
     _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
     _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
     _case("adamax"),
