@@ -182,7 +182,7 @@ struct StoreByLotLoop {
   }
 };
 
-Memory remainder_of(const Memory& memory) {
+inline Memory remainder_of(const Memory& memory) {
   return {memory.remainder, memory.dtype, memory.layout, kRemainder, nullptr, nullptr};
 }
 
@@ -207,7 +207,7 @@ void put_back_split(const Memory& memory, int64_t begin, int64_t count, const fl
   put_back_stored(other, begin, count, r);
 }
 
-void put_back_by_lot(const Memory& memory, int64_t begin, int64_t count, const float* from) {
+inline void put_back_by_lot(const Memory& memory, int64_t begin, int64_t count, const float* from) {
   BFloat16 scratch[kBlock];
   const bool dense = memory.layout == nullptr;
   BFloat16* to = dense ? static_cast<BFloat16*>(memory.data) + begin : scratch;

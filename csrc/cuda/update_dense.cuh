@@ -21,8 +21,8 @@ __device__ void average_part(const volatile ChunkMemory& chunk, Params& p, Remai
     a.load(chunk.average, element + first);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const int16_t* remainder = has_remainder ? &r.at(part, first + j) : nullptr;
-      a.at(0, j) = rule(a.at(0, j), load_param(p.at(part, first + j), remainder));
+      const T param = load_param(p.at(part, first + j), has_remainder, r.at(part, first + j));
+      a.at(0, j) = rule(a.at(0, j), param);
     }
     a.store(chunk.average, element + first);
   }
@@ -67,7 +67,7 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
 #pragma unroll
         for (int k = 0; k < kStates; ++k) states[k] = &s[k].at(part, j);
         update_element<kStates>(rule, changes, factors, chunk, i + part + j, p.at(part, j),
-                                has_remainder ? &r.at(part, j) : nullptr, g.at(part, j), states);
+                                has_remainder, r.at(part, j), g.at(part, j), states);
       }
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].store_part(chunk.states[k], i + part);
@@ -90,12 +90,15 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
 #pragma unroll
     for (int k = 0; k < kStates; ++k) states[k] = global<state_t>(chunk.states[k]) + i;
     param_t& p = global<param_t>(chunk.param)[i];
-    int16_t* remainder = chunk.remainder == nullptr ? nullptr : chunk.remainder + i;
-    update_element<kStates>(rule, changes, factors, chunk, i, p, remainder,
+    const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+    int16_t remainder = has_remainder ? chunk.remainder[i] : int16_t{0};
+    update_element<kStates>(rule, changes, factors, chunk, i, p, has_remainder, remainder,
                             global<param_t>(chunk.grad)[i], states);
+    if (has_remainder) chunk.remainder[i] = remainder;
     if (chunk.average != nullptr) {
       T& average = global<T>(chunk.average)[i];
-      average = AverageRule<T>(chunk.average_weight)(average, load_param(p, remainder));
+      average =
+          AverageRule<T>(chunk.average_weight)(average, load_param(p, has_remainder, remainder));
     }
   }
 }

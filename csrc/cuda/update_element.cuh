@@ -49,9 +49,10 @@ SGDR_HOST_DEVICE void store_rounded(BFloat16& to, float x, const volatile ChunkM
 
 // The parameter as it is stored: with its remainder, where it has one.
 template <class param_t>
-SGDR_HOST_DEVICE opmath_t<param_t> load_param(const param_t& param, const int16_t* remainder) {
+SGDR_HOST_DEVICE opmath_t<param_t> load_param(const param_t& param, bool has_remainder,
+                                              int16_t remainder) {
   if constexpr (sizeof(param_t) == sizeof(int16_t)) {
-    if (remainder != nullptr) return join(param, *remainder);
+    if (has_remainder) return join(param, remainder);
   }
   return load(param);
 }
@@ -62,9 +63,10 @@ template <int kStates, class Rule, class param_t, class state_t>
 SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
                                      const volatile GradFactors<opmath_t<param_t>>& factors,
                                      const volatile ChunkMemory& chunk, int element, param_t& param,
-                                     int16_t* remainder, param_t& grad, state_t* const* states) {
+                                     bool has_remainder, int16_t& remainder, param_t& grad,
+                                     state_t* const* states) {
   using T = opmath_t<param_t>;
-  T p = load_param(param, remainder), g = load(grad);
+  T p = load_param(param, has_remainder, remainder), g = load(grad);
   if (changes.unscales) {
     g = g / factors.scale;
     store(grad, g);
@@ -74,12 +76,10 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
   rule(p, g, s);
-  bool is_split = false;
   if constexpr (sizeof(param_t) == sizeof(int16_t)) {
-    is_split = remainder != nullptr;
-    if (is_split) split(param, *remainder, p);
+    if (has_remainder) split(param, remainder, p);
   }
-  if (!is_split) store_rounded(param, p, chunk, 0, element);
+  if (!has_remainder) store_rounded(param, p, chunk, 0, element);
 #pragma unroll
   for (int k = 0; k < kStates; ++k) store_rounded(*states[k], s[k], chunk, 1 + k, element);
 }
@@ -100,15 +100,14 @@ __device__ void update_strided(const Rule& rule, GradChanges changes,
     for (int k = 0; k < kStates; ++k) {
       states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
     }
-    int16_t* remainder = tensor.remainder;
-    if (remainder != nullptr) {
-      int64_t offset[1];
-      offsets_of<kRemainder>(layout, start, i, offset);
-      remainder += offset[0];
-    }
+    const bool has_remainder = tensor.remainder != nullptr;
+    int64_t at[1] = {};
+    if (has_remainder) offsets_of<kRemainder>(layout, start, i, at);
+    int16_t remainder = has_remainder ? tensor.remainder[at[0]] : int16_t{0};
     update_element<kStates>(rule, changes, factors, chunk, i,
-                            static_cast<param_t*>(tensor.param)[offsets[0]], remainder,
-                            static_cast<param_t*>(grad)[offsets[1]], states);
+                            static_cast<param_t*>(tensor.param)[offsets[0]], has_remainder,
+                            remainder, static_cast<param_t*>(grad)[offsets[1]], states);
+    if (has_remainder) tensor.remainder[at[0]] = remainder;
   }
 }
 
@@ -123,11 +122,11 @@ __device__ void average_elements(const AverageRule<opmath_t<param_t>>& rule, con
   for (int i = threadIdx.x; i < count; i += kThreads) {
     int64_t offsets[3] = {begin + i, begin + i, begin + i};
     if (layout != nullptr) offsets_of<kRemainder>(*layout, start, i, offsets);
-    const int16_t* remainder =
-        tensor.remainder == nullptr ? nullptr : tensor.remainder + offsets[kRemainder];
+    const bool has_remainder = tensor.remainder != nullptr;
+    const int16_t remainder = has_remainder ? tensor.remainder[offsets[kRemainder]] : int16_t{0};
     const param_t& param = static_cast<const param_t*>(tensor.param)[offsets[kParam]];
     T& average = static_cast<T*>(tensor.average)[offsets[kAverage]];
-    average = rule(average, load_param(param, remainder));
+    average = rule(average, load_param(param, has_remainder, remainder));
   }
 }
 
