@@ -1,0 +1,96 @@
+"""Tests on real data whether SGD with warm restarts reaches a given error in fewer epochs than step decay.
+
+    python benchmarks/convergence.py            what `make convergence` runs: writes docs/convergence.md and its picture
+    python benchmarks/convergence.py --smoke    short, to see that all of it runs; writes nothing
+
+The same networks from the same weights, under each schedule of convergence_runs.py, in two processes of one thread
+each. Each schedule's peak rate is chosen first, on a part of the training images and with seeds of its own: the one of
+`rates` with the least mean error after the last epoch. With it the schedule is trained on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from statistics import mean
+from typing import NamedTuple
+
+import convergence_report
+import torch
+from convergence_report import Row
+from convergence_runs import COMPARED, DATASETS, Errors, Task, run
+from tqdm import tqdm
+
+
+class Extent(NamedTuple):
+    epochs: int
+    rates: Sequence[float]
+    tuning_seeds: Sequence[int]
+    seeds: Sequence[int]
+
+
+FULL = Extent(60, (0.01, 0.03, 0.1, 0.3, 1.0), range(100, 103), range(10))
+SMOKE = Extent(10, (0.1,), range(100, 101), range(1))  # with fewer epochs there are schedules without one for a part
+
+
+def run_all(pool: ProcessPoolExecutor, tasks: Sequence[Task], title: str) -> list[dict[str, Errors]]:
+    futures = [pool.submit(run, task) for task in tasks]
+    for future in tqdm(as_completed(futures), title, total=len(futures), unit="training"):
+        future.result()  # an error ends it here, not after all others
+    return [future.result() for future in futures]
+
+
+def validation_errors(pool: ProcessPoolExecutor, extent: Extent) -> dict[tuple[str, str], dict[float, float]]:
+    """After the last epoch, the mean over the seeds for tuning; by data set and schedule, by rate."""
+    cases = [
+        (dataset, schedule, rate)
+        for dataset in reversed(DATASETS)  # long ones first, so that the processes end together
+        for schedule in COMPARED
+        for rate in extent.rates
+    ]
+    tasks = [Task(*case, seed, True, extent.epochs) for case in cases for seed in extent.tuning_seeds]
+    results = iter(run_all(pool, tasks, "choosing rates"))
+    means: dict[tuple[str, str], dict[float, float]] = {}
+    for dataset, schedule, rate in cases:
+        last = [next(results)[schedule][-1] for _ in extent.tuning_seeds]
+        means.setdefault((dataset, schedule), {})[rate] = mean(error for error in last if error is not None)
+    return means
+
+
+def compare(pool: ProcessPoolExecutor, extent: Extent) -> list[Row]:
+    validation = validation_errors(pool, extent)
+    rates = {pair: min(errors, key=errors.__getitem__) for pair, errors in validation.items()}
+    tasks = [Task(*pair, rate, seed, False, extent.epochs) for pair, rate in rates.items() for seed in extent.seeds]
+    results = iter(run_all(pool, tasks, "comparing"))
+    rows = []
+    for (dataset, schedule), rate in rates.items():
+        runs = [next(results) for _ in extent.seeds]
+        for name in runs[0]:
+            rows.append(
+                Row(dataset, name, rate, [*validation[dataset, schedule].items()], [errors[name] for errors in runs])
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="short; writes nothing")
+    smoke = parser.parse_args().smoke
+    conditions = convergence_report.conditions()  # which also builds the extension, if need be: once
+    start = time.perf_counter()
+    spawn = multiprocessing.get_context("spawn")  # after a fork, torch's threads may hang
+    with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        rows = compare(pool, SMOKE if smoke else FULL)
+    conditions += f" It took {(time.perf_counter() - start) / 60:.1f} minutes."
+    if smoke:
+        print(convergence_report.table(rows), conditions, sep="\n\n")
+    else:
+        convergence_report.keep(rows, conditions)
+        convergence_report.write()
+
+
+if __name__ == "__main__":
+    main()
