@@ -4,14 +4,15 @@
     python benchmarks/convergence.py --smoke    short, to see that all of it runs; writes nothing
 
 The same networks from the same weights, under each schedule of convergence_runs.py, in two processes of one thread
-each. Each schedule's peak rate is chosen first, on a part of the training images and with seeds of its own: the one of
-`rates` with the least mean error after the last epoch, of equal ones the smallest. With it the schedule is trained on all of them.
+each. First each schedule's peak rate is chosen, on a part of the training images and with seeds of its own: of `rates`
+the one with the least mean error after the last epoch, of equal ones the smallest. Then it is trained on all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -86,7 +87,11 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")  # after a fork, torch's threads may hang
     with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rows = compare(pool, SMOKE if smoke else FULL)
-    conditions += f" It took {(time.perf_counter() - start) / 60:.1f} minutes."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    conditions += (
+        f" It took {(time.perf_counter() - start) / 60:.1f} minutes, in which the two processes had the cores for "
+        f"{(used.ru_utime + used.ru_stime) / 60:.1f} minutes together."
+    )
     if smoke:
         print(convergence_report.table(rows), conditions, sep="\n\n")
     else:

@@ -132,7 +132,7 @@ def conditions() -> str:
 def rates_table(rows: Sequence[Row]) -> str:
     rates = [rate for rate, _ in rows[0].validation]
     lines = [f"| data | schedule | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|---|" + "---:|" * len(rates)]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: list(DATASETS).index(row.dataset)):
         if row.name not in (ENSEMBLE, AVERAGE):
             cells = (f"**{error:.2f}**" if rate == row.rate else f"{error:.2f}" for rate, error in row.validation)
             lines.append(f"| {row.dataset} | {row.name} | {' | '.join(cells)} |")
@@ -155,11 +155,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 epochs = [epoch for epoch, error in enumerate(means, 1) if error is not None]
                 style = {"color": "black"} if name == REFERENCE else {}
                 if name in (ENSEMBLE, AVERAGE):
-                    style |= {"drawstyle": "steps-post", "linestyle": "--"}
+                    style |= {"linestyle": "none", "marker": "o" if name == ENSEMBLE else "D"}
                 axes.plot(epochs, [means[epoch - 1] for epoch in epochs], label=name, linewidth=1.2, **style)
             axes.axhline(level, color="gray", linestyle=":", label=f"target: {level:.2f} %")
-            axes.set(title=f"{dataset}: {title}", yscale="log", ylim=(0.6 * level, 12 * level))
+            axes.set(title=f"{dataset}: {title}", yscale="log", ylim=(0.6 * level, 8 * level))
             axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
             axes.grid(which="both", alpha=0.3)
             axes.legend(fontsize="small")
         column[-1].set_xlabel("epochs")

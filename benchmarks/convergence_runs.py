@@ -29,7 +29,7 @@ from sgdr_fused.schedules import (
 )
 
 BATCH = 32
-SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 DECAY, DECAY_AT = 0.2, (0.3, 0.6, 0.8)  # Loshchilov & Hutter (2017), section 4.1: epochs 60, 120 and 160 of 200
 ENSEMBLE, AVERAGE = "snapshot ensemble", "cycle average"  # taken from one and the same run of the next
 ON_TOP_OF = "SGDR, T_mult 1"
@@ -37,7 +37,7 @@ ON_TOP_OF = "SGDR, T_mult 1"
 REFERENCE = "step decay"
 GROWING = "growing batch"
 
-Errors = list[float | None]  # in %, after each epoch; None before there is anything to predict with
+Errors = list[float | None]  # in %, after each epoch; None where an ensemble or average has nothing new
 
 
 def read_digits() -> tuple[Tensor, Tensor]:
@@ -89,8 +89,8 @@ class Dataset(NamedTuple):
 
 DATASETS = {"digits": Dataset(read_digits, perceptron, 797, 1), "MNIST": Dataset(read_mnist, convolutional, 2000, 2)}
 
-# From the peak rate and the number of steps: one rate, or a pair of rate and momentum.
-SCHEDULES: dict[str, Callable[[float, int], Any]] = {
+# From the peak rate and the number of steps.
+SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
     "constant": lambda lr, steps: Constant(lr),
     REFERENCE: lambda lr, steps: MultiStep(lr, [round(part * steps) for part in DECAY_AT], DECAY),
     "cosine, no restarts": lambda lr, steps: HalfCosine(lr, 0.0, steps),
@@ -158,24 +158,25 @@ def run(task: Task) -> dict[str, Errors]:
     random = torch.Generator().manual_seed(task.seed)
     order = RandomSampler(range(len(images)), generator=random)
     batches: Iterable[list[int]]
-    momentum: Any = SGD["momentum"]
+    momentum: Any = MOMENTUM
     if task.schedule == GROWING:
         batches, lr = growing_batch(task.rate, order, len(images), task.epochs)
     else:
         batches = BatchSampler(order, BATCH, drop_last=False)
         lr = SCHEDULES[task.schedule](task.rate, task.epochs * math.ceil(len(images) / BATCH))
         if isinstance(lr, OneCycle):
-            lr, momentum = lr
-    optimizer = FusedSGD(model.parameters(), lr=lr, **{**SGD, "momentum": momentum})
+            momentum = lr.momentum
+    optimizer = FusedSGD(model.parameters(), lr=lr, momentum=momentum, nesterov=True, weight_decay=WEIGHT_DECAY)
 
     errors: dict[str, Errors] = {task.schedule: []}
     with tempfile.TemporaryDirectory() as folder:
-        ensemble = average = None
+        ensemble = None
         if task.schedule == ON_TOP_OF and not task.tuning:
-            errors |= {ENSEMBLE: [], AVERAGE: []}
             ensemble = SnapshotEnsemble(model, optimizer, folder)
             average = AveragedModel(model)
             optimizer.register_cycle_end_hook(lambda optimizer, index: average.update_parameters(model))
+            errors |= {ENSEMBLE: [], AVERAGE: []}
+        cycles = 0
         for _ in range(task.epochs):
             moved = shifted(images, dataset.shift, random)
             model.train()
@@ -186,12 +187,12 @@ def run(task: Task) -> dict[str, Errors]:
             model.eval()
             errors[task.schedule].append(error(model, *held))
             if ensemble is not None:
-                seen = len(ensemble.paths)
-                errors[ENSEMBLE].append(error(ensemble.predict, *held) if seen else None)
-                if seen:
+                ended, cycles = len(ensemble.paths) > cycles, len(ensemble.paths)
+                errors[ENSEMBLE].append(error(ensemble.predict, *held) if ended else None)
+                if ended:
                     update_bn(moved.split(BATCH), average)
                     average.eval()
-                errors[AVERAGE].append(error(average, *held) if seen else None)
+                errors[AVERAGE].append(error(average, *held) if ended else None)
     return errors
 
 
