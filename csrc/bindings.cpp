@@ -48,20 +48,25 @@ at::Tensor tensor_or_undefined(const py::handle& from) {
   return from.is_none() ? at::Tensor() : from.cast<at::Tensor>();
 }
 
-// Per hyperparameter (value, display): value is a float, a tensor or a CompiledSchedule.
+// A float, a tensor or a CompiledSchedule.
+HyperSpec hyper_spec(const py::handle& value) {
+  HyperSpec hyper;
+  if (py::isinstance<CompiledSchedule>(value)) {
+    hyper.schedule = value.cast<const CompiledSchedule*>();
+  } else if (THPVariable_Check(value.ptr())) {
+    hyper.tensor = value.cast<at::Tensor>();
+  } else {
+    hyper.number = value.cast<double>();
+  }
+  return hyper;
+}
+
+// Per hyperparameter (value, display).
 GroupSpec group_spec(const py::tuple& from) {
   GroupSpec group;
   for (const py::handle item : from[0].cast<py::list>()) {
     const py::tuple pair = py::reinterpret_borrow<py::tuple>(item);
-    const py::object value = pair[0];
-    HyperSpec hyper;
-    if (py::isinstance<CompiledSchedule>(value)) {
-      hyper.schedule = value.cast<const CompiledSchedule*>();
-    } else if (THPVariable_Check(value.ptr())) {
-      hyper.tensor = value.cast<at::Tensor>();
-    } else {
-      hyper.number = value.cast<double>();
-    }
+    HyperSpec hyper = hyper_spec(pair[0]);
     hyper.display = tensor_or_undefined(pair[1]);
     group.hypers.push_back(hyper);
   }
@@ -69,7 +74,13 @@ GroupSpec group_spec(const py::tuple& from) {
   return group;
 }
 
-// (param, group, active, grad or None, states, steps or None)
+// None, or (weight, is_mean, count).
+AverageSpec average_spec(const std::optional<py::tuple>& from) {
+  if (!from.has_value()) return {};
+  return {hyper_spec((*from)[0]), (*from)[1].cast<bool>(), (*from)[2].cast<at::Tensor>()};
+}
+
+// (param, group, active, grad or None, states, average or None, steps or None)
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
   spec.param = from[0].cast<at::Tensor>();
@@ -77,13 +88,15 @@ TensorSpec tensor_spec(const py::tuple& from) {
   spec.active = from[2].cast<bool>();
   spec.grad = tensor_or_undefined(from[3]);
   spec.states = from[4].cast<std::vector<at::Tensor>>();
-  spec.steps = tensor_or_undefined(from[5]);
+  spec.average = tensor_or_undefined(from[5]);
+  spec.steps = tensor_or_undefined(from[6]);
   return spec;
 }
 
 std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std::string& backend,
                                          const at::Tensor& clock, const py::list& groups,
-                                         const py::list& tensors, bool steps_are_state) {
+                                         const py::list& tensors, bool steps_are_state,
+                                         const std::optional<py::tuple>& average) {
   std::vector<GroupSpec> group_specs;
   for (const py::handle group : groups) {
     group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
@@ -93,7 +106,8 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
     tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
   }
   return std::make_unique<OptimizerPlan>(algorithm, backend, clock, group_specs,
-                                         std::move(tensor_specs), steps_are_state);
+                                         std::move(tensor_specs), steps_are_state,
+                                         average_spec(average));
 }
 
 void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
@@ -154,7 +168,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("values", &CompiledSchedule::values, py::arg("n"));
   py::class_<OptimizerPlan>(module, "Plan")
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
-           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"))
+           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"))
       .def("valid", &OptimizerPlan::valid)
       .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)

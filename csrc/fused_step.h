@@ -1,4 +1,4 @@
-// The two entry points of a step, and what both backends do to one element.
+// The two entry points of a step.
 #pragma once
 
 #include <cstdint>
@@ -33,55 +33,13 @@ auto with_storage_types(DtypePair dtypes, F&& f) {
   }
 }
 
-// Reads one element's operands, applies the rule, writes them back. The gradient is written only
-// where it is unscaled, as torch's fused optimizers do.
-template <int kStates, class Rule, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_element(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
-                                     param_t& param, param_t& grad, state_t* const* states) {
-  using T = opmath_t<param_t>;
-  T p = load(param), g = load(grad);
-  if (unscale) {
-    g = g / grad_scale;
-    store(grad, g);
-  }
-  T s[kStates > 0 ? kStates : 1] = {};
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
-  rule(p, g, s);
-  store(param, p);
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) store(*states[k], s[k]);
-}
-
-// The same through a layout, for elements first, first + stride, ... below count, all counted from
-// the one with the coordinates `start`. count <= 2^30.
-template <int kStates, class Rule, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_strided(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
-                                     const Tensor& tensor, const Layout& layout, void* grad,
-                                     const int64_t (&start)[kMaxDims], uint32_t first,
-                                     uint32_t count, uint32_t stride) {
-#pragma unroll 1
-  for (uint32_t i = first; i < count; i += stride) {
-    int64_t offsets[2 + kStates];
-    offsets_of(layout, start, i, offsets);
-    state_t* states[kMaxStates] = {};
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) {
-      states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
-    }
-    update_element<kStates>(rule, unscale, grad_scale,
-                            static_cast<param_t*>(tensor.param)[offsets[0]],
-                            static_cast<param_t*>(grad)[offsets[1]], states);
-  }
-}
-
 namespace cpu {
 
 // A tensor that takes part in a step.
 struct Item {
   int32_t tensor;  // index into Plan::tensors
   DtypePair dtypes;
-  void* grad;
+  void* grad;  // null: only its average, if it has one, takes part
 };
 
 struct Step {
@@ -90,6 +48,7 @@ struct Step {
   int32_t num_groups;
   std::vector<Item> items;
   const float* grad_scale;  // null: gradients are as they should be
+  double average_weight;    // average_weight() of the plan
 };
 
 // Calls its last argument on disjoint ranges that cover [0, total), in parallel where total is
@@ -97,7 +56,10 @@ struct Step {
 using ParallelFor = void (*)(int64_t total, int64_t grain,
                              const std::function<void(int64_t, int64_t)>& body);
 
-// One step: updates, each tensor's count of updates, the clock, the displays.
+// How far this step moves the averages; 0: they stay as they are.
+double average_weight(const Plan& plan);
+
+// One step: updates, averages, each tensor's count of updates, the clock, the displays.
 void step(int algorithm, const Step& step, ParallelFor parallel_for);
 
 // Instruction sets that this machine can run, best last; the one in use is the best, unless chosen.

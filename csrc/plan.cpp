@@ -69,7 +69,8 @@ at::Tensor CompiledSchedule::values(int64_t n) const {
 
 OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
                              at::Tensor clock, const std::vector<GroupSpec>& groups,
-                             std::vector<TensorSpec> tensors, bool steps_are_state)
+                             std::vector<TensorSpec> tensors, bool steps_are_state,
+                             const AverageSpec& average)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
@@ -89,6 +90,12 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
   large_ = !on_gpu_ && numel > kLarge;
+  Average averages = {};
+  if (average.count.defined()) {
+    averages = {add_hyper(average.weight, added), average.weight.number, average.is_mean,
+                average.count.mutable_data_ptr<int64_t>()};
+    count_ = average.count;
+  }
   plan_ = {tensors_.data(),
            groups_.data(),
            layouts_.data(),
@@ -96,6 +103,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            {step_table_.data(), value_table_.data()},
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
+           averages,
            clock_.mutable_data_ptr<int64_t>(),
            nullptr};
   if (on_gpu_) copy_to_device();
@@ -118,6 +126,18 @@ int64_t OptimizerPlan::add_schedule(const CompiledSchedule& schedule, AddedSched
   return entry->second;
 }
 
+Hyper OptimizerPlan::add_hyper(const HyperSpec& spec, AddedSchedules& added) {
+  if (spec.schedule != nullptr) {
+    return {Source::kSchedule, static_cast<int32_t>(spec.schedule->segments().size()),
+            add_schedule(*spec.schedule, added), nullptr};
+  }
+  if (!spec.tensor.defined()) return {};
+  const void* data = spec.tensor.const_data_ptr();
+  hyper_tensors_.emplace_back(spec.tensor, data);
+  const bool is_double = spec.tensor.scalar_type() == at::kDouble;
+  return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0, data};
+}
+
 void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   TORCH_CHECK(spec.hypers.size() <= kMaxHypers && spec.constants.size() <= kMaxConstants,
               "sgdr_fused: a group has at most ", kMaxHypers, " hyperparameters and ",
@@ -125,22 +145,13 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   Group group = {};
   std::copy(spec.constants.begin(), spec.constants.end(), group.constants);
   for (size_t k = 0; k < spec.hypers.size(); ++k) {
-    const HyperSpec& from = spec.hypers[k];
-    Hyper& hyper = group.hypers[k];
-    if (from.schedule != nullptr) {
-      hyper = {Source::kSchedule, static_cast<int32_t>(from.schedule->segments().size()),
-               add_schedule(*from.schedule, added), nullptr};
-      if (from.display.defined()) {
-        displays_.push_back({from.display.mutable_data_ptr<double>(),
-                             static_cast<int32_t>(hyper.first_segment), hyper.num_segments});
-        displays_seen_.push_back(from.display);
-        display_versions_.push_back(from.display._version());
-      }
-    } else if (from.tensor.defined()) {
-      hyper.source = from.tensor.scalar_type() == at::kDouble ? Source::kFloat64Tensor
-                                                              : Source::kFloat32Tensor;
-      hyper.tensor = from.tensor.const_data_ptr();
-      hyper_tensors_.emplace_back(from.tensor, hyper.tensor);
+    const Hyper& hyper = group.hypers[k] = add_hyper(spec.hypers[k], added);
+    const at::Tensor& display = spec.hypers[k].display;
+    if (hyper.source == Source::kSchedule && display.defined()) {
+      displays_.push_back({display.mutable_data_ptr<double>(),
+                           static_cast<int32_t>(hyper.first_segment), hyper.num_segments});
+      displays_seen_.push_back(display);
+      display_versions_.push_back(display._version());
     }
   }
   groups_.push_back(group);
@@ -170,6 +181,12 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
     tensor.states[k] = data_of(watched.states[k]);
     entry.state_strides[k] = strides_of(spec.states[k]);
   }
+  if (spec.average.defined()) {
+    watched.average = spec.average.unsafeGetTensorImpl();
+    watched.contiguous = watched.contiguous && spec.average.is_contiguous();
+    tensor.average = data_of(watched.average);
+    entry.average_strides = strides_of(spec.average);
+  }
   if (spec.steps.defined()) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();
     if (steps_are_state_) watched.steps = spec.steps.unsafeGetTensorImpl();
@@ -187,7 +204,9 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
 // Dimensions in the parameter's memory order, neighbours merged where every operand allows it.
 // Returns -1 where one dimension of stride 1 is left: nothing to look up per element.
 int32_t OptimizerPlan::add_layout(const TensorSpec& spec) {
-  std::vector<at::Tensor> operands = {spec.param, spec.grad.defined() ? spec.grad : spec.param};
+  std::vector<at::Tensor> operands(kFirstState, spec.param);
+  if (spec.average.defined()) operands[kAverage] = spec.average;
+  if (spec.grad.defined()) operands[kGrad] = spec.grad;
   operands.insert(operands.end(), spec.states.begin(), spec.states.end());
   std::vector<int64_t> order;
   for (int64_t dim = 0; dim < spec.param.dim(); ++dim) {
@@ -260,6 +279,10 @@ bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
       return false;
     }
   }
+  if (watched.average != nullptr && (data_of(watched.average) != tensor.average ||
+                                     !same_strides(watched.average, entry.average_strides))) {
+    return false;
+  }
   return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
 }
 
@@ -289,8 +312,10 @@ void OptimizerPlan::bump_versions(bool unscaled) {
     if (!tensor->is_inference()) tensor->bump_version();
   };
   for (size_t i = 0; i < watched_.size(); ++i) {
-    if (grads_[i] == nullptr) continue;
     const Watched& watched = watched_[i];
+    if (watched.average != nullptr)
+      bump(watched.average);  // only the device knows if it was written
+    if (grads_[i] == nullptr) continue;
     bump(watched.param);
     if (unscaled) bump(watched.param->grad().unsafeGetTensorImpl());
     for (int32_t k = 0; k < tensors_[i].num_states; ++k) bump(watched.states[k]);
@@ -318,10 +343,12 @@ void OptimizerPlan::run(const std::optional<at::Tensor>& grad_scale,
 }
 
 void OptimizerPlan::run_cpu(const float* grad_scale) {
-  cpu::Step step = {plan_, numbers_.data(), static_cast<int32_t>(groups_.size()), {}, grad_scale};
+  cpu::Step step = {plan_, numbers_.data(), static_cast<int32_t>(groups_.size()),
+                    {},    grad_scale,      cpu::average_weight(plan_)};
   step.items.reserve(entries_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (grads_[i] != nullptr) {
+    const bool averages = step.average_weight != 0.0 && tensors_[i].average != nullptr;
+    if (grads_[i] != nullptr || averages) {
       step.items.push_back({static_cast<int32_t>(i), entries_[i].dtypes, grads_[i]});
     }
   }

@@ -52,9 +52,17 @@ struct TensorSpec {
   at::Tensor param;
   at::Tensor grad;
   std::vector<at::Tensor> states;
-  at::Tensor steps;  // 0-dim float64, or undefined where the algorithm does not count
+  at::Tensor average;  // undefined: none
+  at::Tensor steps;    // 0-dim float64, or undefined where the algorithm does not count
   int32_t group = 0;
   bool active = false;
+};
+
+// Running averages of the parameters. weight: a number, or a schedule; see Average.
+struct AverageSpec {
+  HyperSpec weight;
+  bool is_mean = false;
+  at::Tensor count;  // 0-dim int64, undefined: no averages
 };
 
 // Built by Python, which has validated everything; valid() then tells cheaply whether all that the
@@ -64,7 +72,7 @@ class OptimizerPlan {
   // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
   OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
                 const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
-                bool steps_are_state);
+                bool steps_are_state, const AverageSpec& average);
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
   bool valid();
@@ -85,7 +93,8 @@ class OptimizerPlan {
   struct Watched {
     at::TensorImpl* param;
     at::TensorImpl* states[kMaxStates];
-    at::TensorImpl* steps;  // null: not counted, or where no user can reach it
+    at::TensorImpl* average;  // null: none
+    at::TensorImpl* steps;    // null: not counted, or where no user can reach it
     bool active;
     bool contiguous;  // every operand, as nearly always; else their strides are compared
   };
@@ -96,12 +105,14 @@ class OptimizerPlan {
     c10::SmallVector<int64_t, 4> param_strides;
     c10::SmallVector<int64_t, 4> grad_strides;
     c10::SmallVector<int64_t, 4> state_strides[kMaxStates];
+    c10::SmallVector<int64_t, 4> average_strides;
     DtypePair dtypes;
   };
 
   using AddedSchedules = std::map<const CompiledSchedule*, int64_t>;  // to the first segment
 
   int64_t add_schedule(const CompiledSchedule& schedule, AddedSchedules& added);
+  Hyper add_hyper(const HyperSpec& spec, AddedSchedules& added);
   void add_group(const GroupSpec& group, AddedSchedules& added);
   void add_tensor(TensorSpec spec);
   int32_t add_layout(const TensorSpec& spec);
@@ -114,6 +125,7 @@ class OptimizerPlan {
   int algorithm_;
   bool on_gpu_;
   at::Tensor clock_;
+  at::Tensor count_;            // of the averages
   bool steps_are_state_;        // visible to the user, so watched, and its version bumped
   std::vector<Entry> entries_;  // in the order of tensors_
   std::vector<Watched> watched_;

@@ -16,7 +16,8 @@ enum class ScheduleKind : int32_t {
   kPolynomial,
   kStep,
   kInverseTime,
-  kTable
+  kTable,
+  kCycleEnd
 };
 
 enum class TriangularMode : int32_t { kTriangular, kTriangular2, kExpRange, kCosine };
@@ -68,10 +69,10 @@ struct CyclePosition {
   int64_t length;
 };
 
-// Cycles of T_0 steps where there is no table; else cycle i starts at entry i of the table, the
-// last entry is where the last cycle ends, and its length repeats.
-SGDR_HOST_DEVICE CyclePosition cosine_cycle(const Segment& segment, const ScheduleTables& tables,
-                                            int64_t t) {
+// Cycles of lengths[0] steps where there is no table; else cycle i starts at entry i of the table,
+// the last entry is where the last cycle ends, and its length repeats.
+SGDR_HOST_DEVICE CyclePosition cycle_of(const Segment& segment, const ScheduleTables& tables,
+                                        int64_t t) {
   const int64_t T_0 = segment.lengths[0];
   if (segment.table_size == 0) return {t / T_0, t % T_0, T_0};
   const int64_t* starts = tables.steps + segment.table;
@@ -101,7 +102,7 @@ SGDR_HOST_DEVICE double sin_squared(double x) {
 // values: max_lr, eta_min, max_decay, min_decay; lengths: T_0; table: cycles of other lengths.
 SGDR_HOST_DEVICE double cosine_warm_restarts(const Segment& segment, const ScheduleTables& tables,
                                              int64_t t) {
-  const CyclePosition cycle = cosine_cycle(segment, tables, t);
+  const CyclePosition cycle = cycle_of(segment, tables, t);
   const double length = static_cast<double>(cycle.length);
   const double index = static_cast<double>(cycle.index);
   const double highest = segment.values[0] * pow(segment.values[2], index);
@@ -174,6 +175,13 @@ SGDR_HOST_DEVICE double step_decay(const Segment& segment, const ScheduleTables&
   return segment.values[0] * pow(segment.values[1], static_cast<double>(factors));
 }
 
+// 1 at the last step of each cycle, else 0: not a rate, but where averages take what the weights
+// are. lengths: of a cycle; table: cycles of other lengths.
+SGDR_HOST_DEVICE double cycle_end(const Segment& segment, const ScheduleTables& tables, int64_t t) {
+  const CyclePosition cycle = cycle_of(segment, tables, t);
+  return cycle.position == cycle.length - 1 ? 1.0 : 0.0;
+}
+
 SGDR_HOST_DEVICE double segment_value(const Segment& segment, const ScheduleTables& tables,
                                       int64_t t) {
   switch (segment.kind) {
@@ -193,6 +201,8 @@ SGDR_HOST_DEVICE double segment_value(const Segment& segment, const ScheduleTabl
       return segment.values[0] / (1.0 + segment.values[1] * static_cast<double>(t));
     case ScheduleKind::kTable:  // its last entry holds from there on
       return tables.values[segment.table + (t < segment.table_size ? t : segment.table_size - 1)];
+    case ScheduleKind::kCycleEnd:
+      return cycle_end(segment, tables, t);
   }
   return nan("");  // not reached: the host makes no other kind
 }

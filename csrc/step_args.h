@@ -13,7 +13,11 @@ constexpr int kMaxStates = 3;
 constexpr int kMaxHypers = 4;
 constexpr int kMaxConstants = 4;
 constexpr int kMaxDims = 8;
-constexpr int kMaxOperands = 2 + kMaxStates;  // parameter, gradient, states
+
+// The memory that a step reads and writes for a tensor, by its place in Layout::strides. What is
+// used together stands together: parameter, gradient and states; average and parameter.
+enum Operand { kAverage, kParam, kGrad, kFirstState };
+constexpr int kMaxOperands = kFirstState + kMaxStates;
 
 // Where a hyperparameter's value comes from at a step.
 enum class Source : int32_t {
@@ -45,6 +49,7 @@ struct Layout {
 struct Tensor {
   void* param;
   void* states[kMaxStates];
+  void* average;  // in the type that the update is computed in; null: none
   double* steps;  // updates behind it that count; null where the algorithm does not ask
   int64_t numel;
   int32_t num_states;
@@ -59,6 +64,15 @@ struct Display {
   int32_t num_segments;
 };
 
+// The running average of each parameter: of all its values at the steps that count, or exponential.
+struct Average {
+  Hyper weight;   // of a step's values in an exponential average; of a mean: 0 where a step does
+                  // not count, else 1
+  double number;  // the weight where it is a number; 0: there are no averages
+  bool is_mean;
+  int64_t* count;  // how many steps have counted
+};
+
 // What stays the same from step to step. On a GPU the pointers are the device's.
 struct Plan {
   const Tensor* tensors;
@@ -68,6 +82,7 @@ struct Plan {
   ScheduleTables tables;
   const Display* displays;
   int32_t num_displays;
+  Average average;
   int64_t* clock;  // steps taken
   bool* counts;    // on a GPU, per tensor: whether the step under way counts for it
 };
@@ -88,6 +103,14 @@ SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double
   return number;  // not reached
 }
 
+// How far the averages go from what they are to this step's values; `weight` is Average::weight's.
+// A mean's first value replaces what was there before, as an exponential average's does.
+SGDR_HOST_DEVICE double average_weight(const Average& average, double weight) {
+  if (weight == 0.0) return 0.0;
+  const double count = static_cast<double>(*average.count);
+  return average.is_mean || count == 0.0 ? 1.0 / (count + 1.0) : weight;
+}
+
 SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clock) {
   *display.value = schedule_value(plan.segments + display.first_segment, display.num_segments,
                                   plan.tables, clock);
@@ -103,14 +126,15 @@ SGDR_HOST_DEVICE void coordinates_of(const Layout& layout, int64_t i,
   }
 }
 
-// Offsets in elements, for each operand, of the element that comes `ahead` elements after the one
-// at `start`; 0 <= ahead <= 2^30. An addition with carries, so that no 64-bit numbers are divided
-// per element: that is slow on a GPU, and takes registers that the update itself needs.
-template <int kOperands>
+// Offsets in elements, for kCount operands from kFirst on, of the element that comes `ahead`
+// elements after the one at `start`; 0 <= ahead <= 2^30. An addition with carries, so that no
+// 64-bit numbers are divided per element: that is slow on a GPU, and takes registers that the
+// update itself needs.
+template <int kFirst, int kCount>
 SGDR_HOST_DEVICE void offsets_of(const Layout& layout, const int64_t (&start)[kMaxDims],
-                                 uint32_t ahead, int64_t (&offsets)[kOperands]) {
+                                 uint32_t ahead, int64_t (&offsets)[kCount]) {
 #pragma unroll
-  for (int operand = 0; operand < kOperands; ++operand) offsets[operand] = 0;
+  for (int i = 0; i < kCount; ++i) offsets[i] = 0;
 #pragma unroll 1
   for (int dim = layout.dims - 1; dim >= 0; --dim) {
     const int64_t size = layout.sizes[dim];
@@ -126,9 +150,7 @@ SGDR_HOST_DEVICE void offsets_of(const Layout& layout, const int64_t (&start)[kM
       index = sum % static_cast<uint32_t>(size);
     }
 #pragma unroll
-    for (int operand = 0; operand < kOperands; ++operand) {
-      offsets[operand] += index * layout.strides[operand][dim];
-    }
+    for (int i = 0; i < kCount; ++i) offsets[i] += index * layout.strides[kFirst + i][dim];
   }
 }
 

@@ -18,6 +18,13 @@
 
 namespace sgdr_fused {
 
+// From start to end by weight, from the nearer one, so that both ends are exact as in torch's lerp.
+template <class T>
+SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
+  const T change = end - start;
+  return weight < T(0.5) ? start + weight * change : end - change * one_minus_weight;
+}
+
 // torch.optim.SGD. State: momentum_buffer, where momentum is in use.
 struct Sgd {
   static constexpr const char* kName = "sgd";
@@ -130,9 +137,7 @@ struct Adam {
       g = maximize ? -g : g;
       p = p * decay;
       g = weight_decay != 0 ? g + weight_decay * p : g;
-      // Both ends of the interpolation exact, as in torch's lerp: beta1 = 0 gives g itself.
-      const T change = g - exp_avg;
-      exp_avg = weight1 < T(0.5) ? exp_avg + weight1 * change : g - change * beta1;
+      exp_avg = interpolate(exp_avg, g, weight1, beta1);
       exp_avg_sq = beta2 * exp_avg_sq + weight2 * g * g;
       T second_moment = exp_avg_sq;
       if constexpr (kStates == 3) {
@@ -149,6 +154,19 @@ struct Adam {
     SGDR_HOST_DEVICE static float sqrt_of(float x) { return sqrtf(x); }
     SGDR_HOST_DEVICE static double sqrt_of(double x) { return sqrt(x); }
   };
+};
+
+// The running average of a parameter, after any of the rules.
+template <class T>
+struct AverageRule {
+  T weight, one_minus_weight;
+
+  SGDR_HOST_DEVICE explicit AverageRule(double w)
+      : weight(static_cast<T>(w)), one_minus_weight(static_cast<T>(1.0 - w)) {}
+
+  SGDR_HOST_DEVICE T operator()(T average, T param) const {
+    return interpolate(average, param, weight, one_minus_weight);
+  }
 };
 
 template <class... Algorithms>

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import _checks, _plans
+from . import _checks, _param_checks
+from ._hypers import SCHEDULE_KEYS
 from ._tracked import ParamState, State
 from .schedules import Schedule
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
     from ._tracked import Group
+
+# Entries of a checkpoint's groups that are the optimizer's, and the same in each.
+_COUNTS = ("clock", "n_averaged")
 
 
 # ---- saving
@@ -38,9 +42,11 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
                 packed[f"{key}_schedule"] = first.to_dict()
                 value = first(int(clock))
                 packed[key] = (value, *packed[key][1:]) if isinstance(packed[key], tuple) else value
-        for schedule_key in _schedule_keys():
+        for schedule_key in SCHEDULE_KEYS.values():
             packed.setdefault(schedule_key, None)
         packed["clock"] = clock
+        if optimizer.average is not None:
+            packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
     state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
@@ -53,16 +59,10 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
     return result
 
 
-def _schedule_keys() -> tuple[str, ...]:
-    from ._optimizer import SCHEDULE_KEYS  # which imports us
-
-    return tuple(SCHEDULE_KEYS.values())
-
-
 def _with_schedules_in_place(group: dict[str, Any]) -> dict[str, Any]:
     """A plain copy of the group, with Schedules where they were given, not what displays them."""
-    plain = {key: value for key, value in group.items() if key not in _schedule_keys()}
-    for schedule_key in _schedule_keys():
+    plain = {key: value for key, value in group.items() if key not in SCHEDULE_KEYS.values()}
+    for schedule_key in SCHEDULE_KEYS.values():
         schedule = group[schedule_key]
         if schedule is not None:
             key = schedule_key.removesuffix("_schedule")
@@ -121,12 +121,14 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     ]
     state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
+    n_averaged = _same_in_all("n_averaged", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
-        group[key] is not None for group in groups for key in _schedule_keys()
+        group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
 
     optimizer.param_groups = [*groups]
     optimizer.state = state
+    optimizer.n_averaged.fill_(n_averaged)
     if clock is not None:
         optimizer.clock.fill_(clock)
     elif keeps_schedules:
@@ -158,8 +160,8 @@ def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> li
 def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
     ours = _with_schedules_in_place(group)
-    values = {**ours, **{key: value for key, value in saved.items() if key != "clock"}}
-    for schedule_key in _schedule_keys():
+    values = {**ours, **{key: value for key, value in saved.items() if key not in _COUNTS}}
+    for schedule_key in SCHEDULE_KEYS.values():
         key = schedule_key.removesuffix("_schedule")
         data = values.pop(schedule_key, None)
         if schedule_key in saved and data is not None:
@@ -179,9 +181,10 @@ def _loaded_state(
     optimizer: FusedOptimizer, groups: list[Group], saved_groups: list[dict[str, Any]], saved_state: dict[Any, Any]
 ) -> State:
     places: dict[Any, tuple[Tensor, tuple[str, ...], str]] = {}  # parameter, names of its states, where it is
+    averages = () if optimizer.average is None else ("average",)
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
-            places[key] = param, optimizer._state_names(group), f"parameter {k} of group {i}"
+            places[key] = param, (*optimizer._state_names(group), *averages), f"parameter {k} of group {i}"
     state: dict[Any, Any] = {}
     for key, values in saved_state.items():
         if key not in places:
@@ -195,7 +198,7 @@ def _loaded_state(
             if value is None:  # older torch's SGD without momentum
                 continue
             if name in names:
-                _plans.check_state(param, name, value, described)
+                _param_checks.check_state(param, name, value, described)
             loaded[name] = _loaded_value(param, name, value, described)
         if loaded:
             state[param] = loaded
@@ -214,14 +217,20 @@ def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
 
 
 def _loaded_clock(saved_groups: list[dict[str, Any]], state: State) -> int | None:
-    clocks = [group["clock"] for group in saved_groups if "clock" in group]
-    if clocks:
-        steps = {_checks.count("clock of the state_dict", clock) for clock in clocks}
-        if len(steps) > 1 or len(clocks) < len(saved_groups):
-            raise ValueError(f"clock of the state_dict must be the same in all param_groups, got {clocks!r}")
-        return steps.pop()
+    clock = _same_in_all("clock", saved_groups)
+    if clock is not None:
+        return clock
     taken = _read_all([s["step"] for s in state.values() if isinstance(s, dict) and isinstance(s.get("step"), Tensor)])
     return int(max(taken)) if taken else None
+
+
+def _same_in_all(key: str, saved_groups: list[dict[str, Any]]) -> int | None:
+    """The count that each group of a checkpoint has under this key; None where they have none."""
+    values = [group[key] for group in saved_groups if key in group]
+    counts = {_checks.count(f"{key} of the state_dict", value) for value in values}
+    if len(counts) > 1 or 0 < len(values) < len(saved_groups):
+        raise ValueError(f"{key} of the state_dict must be the same in all param_groups, got {values!r}")
+    return counts.pop() if counts else None
 
 
 # ---- pickle and deepcopy
@@ -235,12 +244,15 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
         "state": state,
         "param_groups": [_with_schedules_in_place(group) for group in optimizer.param_groups],
         "clock": int(optimizer.clock),
+        "average": optimizer.average,
+        "n_averaged": int(optimizer.n_averaged),
     }
 
 
 def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
     if "_changes" not in optimizer.__dict__:
         optimizer._reset()
+        optimizer._average = state.get("average")
     # Hooks and such; the rest goes through our own setters.
     Optimizer.__setstate__(optimizer, {"defaults": state.get("defaults", optimizer.__dict__.get("defaults"))})
     if "param_groups" in state:
@@ -249,3 +261,5 @@ def set_state(optimizer: FusedOptimizer, state: dict[str, Any]) -> None:
         optimizer.state = state["state"]
     if "clock" in state:
         optimizer.clock.fill_(state["clock"])
+    if "n_averaged" in state:
+        optimizer.n_averaged.fill_(state["n_averaged"])

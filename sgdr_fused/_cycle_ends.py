@@ -34,7 +34,7 @@ class CycleEnds:
         self._end: int | None = None  # what the clock is when the cycle has ended; None: it never does
 
     def add(self, optimizer: FusedOptimizer, hook: CycleEndHook) -> RemovableHandle:
-        if _schedule_of(optimizer) is None:
+        if schedule_of(optimizer) is None:
             raise ValueError(f"a cycle-end hook needs a Schedule for lr, got {optimizer.param_groups[0]['lr']!r}")
         handle = RemovableHandle(self.hooks)
         self.hooks[handle.id] = hook
@@ -42,7 +42,7 @@ class CycleEnds:
         return handle
 
     def before_step(self, optimizer: FusedOptimizer) -> None:
-        unknown = self._count is None or _schedule_of(optimizer) is not self._schedule
+        unknown = self._count is None or schedule_of(optimizer) is not self._schedule
         if unknown and not _is_capturing(optimizer):
             self._look(optimizer)
 
@@ -61,15 +61,15 @@ class CycleEnds:
 
     def _look(self, optimizer: FusedOptimizer) -> int:
         clock = int(optimizer.clock)
-        schedule = _schedule_of(optimizer)
+        schedule = schedule_of(optimizer)
         _, position, length = (0, clock, None) if schedule is None else schedule.cycle(clock)
         self._count, self._schedule = clock, schedule
         self._end = None if length is None else clock - position + length
         return clock
 
 
-def _schedule_of(optimizer: FusedOptimizer) -> Schedule | None:
-    """The first Schedule that stands for a group's lr."""
+def schedule_of(optimizer: FusedOptimizer) -> Schedule | None:
+    """Whose cycles the optimizer goes by: the first Schedule that stands for a group's lr."""
     schedules = (group["lr_schedule"] for group in optimizer.param_groups)
     return next((schedule for schedule in schedules if schedule is not None), None)
 

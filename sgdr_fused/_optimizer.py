@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor
@@ -12,34 +12,44 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _checks, _plans
+from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
+from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
 from ._tracked import Changes, Group, State
+from .averages import Average
 from .schedules import Schedule
 
-# Which entry of a group a Schedule may stand in, and the read-only entry that then holds it.
-SCHEDULE_KEYS = {
-    "lr": "lr_schedule",
-    "momentum": "momentum_schedule",
-    "betas": "betas_schedule",
-    "weight_decay": "weight_decay_schedule",
-}
 
+class Options(TypedDict, total=False):
+    """What every fused optimizer takes beside the arguments of its counterpart in torch.
 
-class Hyper(NamedTuple):
-    """A hyperparameter that may be a number, a tensor or a Schedule: group[key], or group[key][part]."""
+    Args:
+        average: keep a running average of each parameter in ``state[p]["average"]``, inside the update, for
+            :meth:`FusedSGD.swap_average`. ``"cycle"``: the mean of the weights at the end of each cycle of ``lr``, just
+            before it restarts; the cycles are those of the first Schedule that stands for ``lr``. An
+            :class:`EMA`: an exponential average over the steps. None: no average. An average is float32, or
+            float64 where the parameter is. Skipped steps do not count.
 
-    key: str
-    part: int | None = None
+    Raises:
+        ValueError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``.
 
-    def of(self, group: dict[str, Any]) -> Any:
-        """The number or tensor in the group; with a Schedule, the tensor that displays it."""
-        value = group[self.key]
-        return value if self.part is None else value[self.part]
+    Example:
+        >>> import torch
+        >>> from sgdr_fused import FusedSGD
+        >>> from sgdr_fused.schedules import CosineWarmRestarts
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> optimizer = FusedSGD([weight], lr=CosineWarmRestarts(1.0, T_0=1), average="cycle")
+        >>> for _ in range(3):
+        ...     weight.grad = torch.tensor([-1.0])
+        ...     optimizer.step()
+        >>> optimizer.state[weight]["average"].item(), int(optimizer.n_averaged)  # of 1, 2 and 3
+        (2.0, 3)
 
-    def schedule_of(self, group: dict[str, Any]) -> Schedule | None:
-        return None if self.part else group[SCHEDULE_KEYS[self.key]]  # of betas, only the first has one
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018).
+    """
+
+    average: Average
 
 
 class FusedOptimizer(Optimizer):
@@ -53,13 +63,15 @@ class FusedOptimizer(Optimizer):
     _has_step: ClassVar[bool]
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], *, average: Average = None) -> None:
         if isinstance(params, Iterable) and not isinstance(params, Tensor):
             params = list(params)
             if not params:
                 raise ValueError("params must not be empty, got []")
         self._reset()
+        self._average = averages.check_average(average)
         super().__init__(params, defaults)
+        averages.check_schedule(self)
 
     def _reset(self) -> None:
         """The fields that neither a pickle nor a deepcopy carries."""
@@ -70,6 +82,7 @@ class FusedOptimizer(Optimizer):
         self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
         self._conversions: list[tuple[Tensor, Tensor]] = []
         self._clocks: dict[torch.device, Clock] = {}
+        self._counts: dict[torch.device, Clock] = {}
         self._cycle_ends = CycleEnds()
 
     # ---- what a subclass defines
@@ -86,7 +99,7 @@ class FusedOptimizer(Optimizer):
         """Raises for entries that do not go together, in a group that is being added."""
 
     def _reference_update(
-        self, spec: _plans.ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
+        self, spec: _param_checks.ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
     ) -> None:
         """One parameter's update by reference.py, its states and steps included."""
         raise NotImplementedError
@@ -121,9 +134,9 @@ class FusedOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, got {param_group!r}")
-        values = {**param_group, "params": _plans.listed(param_group.get("params"))}
+        values = {**param_group, "params": _param_checks.listed(param_group.get("params"))}
         taken = {p for group in self._param_groups for p in group["params"]}
-        _plans.check_params(values["params"], taken)
+        _param_checks.check_params(values["params"], taken)
         before = len(self._param_groups)
         super().add_param_group(values)
         try:
@@ -170,14 +183,14 @@ class FusedOptimizer(Optimizer):
         if key == "betas" and isinstance(value, list):
             value = tuple(value)  # what is edited in place would go unnoticed
         old, old_schedule = group.get(key), group[schedule_key]
-        if old_schedule is not None and _first(value) is _first(old):
-            value = _with_first(value, old_schedule)  # the display assigned back to where it came from
-        self._check_hyper(key, value)
-        schedule = _first(value) if isinstance(_first(value), Schedule) else None
+        if old_schedule is not None and first(value) is first(old):
+            value = with_first(value, old_schedule)  # the display assigned back to where it came from
+        _hypers.check(key, value)
+        schedule = first(value) if isinstance(first(value), Schedule) else None
         display = None if schedule is None else self._new_display(group, schedule)
         # Whether momentum is in use decides on the state, so on the plan.
         same_use = key != "momentum" or bool(old) == bool(value)
-        if old_schedule is None and same_use and _is_plain(old) and _is_plain(value):
+        if old_schedule is None and same_use and is_plain(old) and is_plain(value):
             self._changes.numbers = True
         else:
             self._changes.plan = True
@@ -186,20 +199,7 @@ class FusedOptimizer(Optimizer):
         if display is None:
             return value
         group.displays[key] = (display, display._version)
-        return _with_first(value, display)
-
-    def _check_hyper(self, key: str, value: Any) -> None:
-        if key != "betas":
-            _check_form(key, value, high=None)
-            return
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"betas must be a pair, got {value!r}")
-        for index, beta in enumerate(value):
-            _check_form(f"betas[{index}]", beta, high=1.0)
-        if isinstance(value[1], Schedule):
-            raise TypeError(f"betas[1] must be a number or a tensor, got {value[1]!r}")
-        if not isinstance(value[0], Schedule) and isinstance(value[0], Tensor) != isinstance(value[1], Tensor):
-            raise ValueError(f"betas must be both numbers or both tensors, got {value!r}")
+        return with_first(value, display)
 
     # ---- the clock and what it shows
 
@@ -217,6 +217,19 @@ class FusedOptimizer(Optimizer):
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
         return _backend.backend_for(self._first_device())
 
+    @property
+    def average(self) -> Average:
+        """What the constructor was given as ``average``."""
+        return self._average
+
+    @property
+    def n_averaged(self) -> Tensor:
+        """What the averages are of: a 0-dim int64 tensor, the cycles that have ended, or with EMA the steps taken.
+
+        ``n_averaged.zero_()`` starts them anew: what comes next replaces them.
+        """
+        return self._count_on(self._first_device())
+
     def _first_device(self) -> torch.device:
         for group in self._param_groups:
             for param in group["params"]:
@@ -224,17 +237,22 @@ class FusedOptimizer(Optimizer):
         return torch.device("cpu")
 
     def _clock_on(self, device: torch.device) -> Clock:
-        if device not in self._clocks:
-            steps = int(next(iter(self._clocks.values()), 0))
-            self._clocks[device] = Clock.make(steps, device, self._clock_written)
-        return self._clocks[device]
+        return self._on(device, self._clocks, self._clock_written)
+
+    def _count_on(self, device: torch.device) -> Clock:
+        return self._on(device, self._counts, self._count_written)
+
+    def _on(self, device: torch.device, copies: dict[torch.device, Clock], written: Callable[[], None]) -> Clock:
+        if device not in copies:
+            copies[device] = Clock.make(int(next(iter(copies.values()), 0)), device, written)
+        return copies[device]
+
+    def _count_written(self) -> None:
+        _copy_to_others(self.n_averaged, self._counts)
 
     def _clock_written(self) -> None:
         self._cycle_ends.forget()
-        first = self.clock
-        for other in self._clocks.values():
-            if other is not first:
-                other.data.copy_(first.as_subclass(Tensor))
+        _copy_to_others(self.clock, self._clocks)
         if self._plans and not self._changes.plan:
             for plan in self._plans:
                 plan.show()
@@ -339,6 +357,33 @@ class FusedOptimizer(Optimizer):
         """
         return self._cycle_ends.add(self, hook)
 
+    def swap_average(self) -> AbstractContextManager[None]:
+        """Puts the averages into the parameters for the time of a ``with`` block: to evaluate with them.
+
+        At its end the parameters are, bit for bit, what they were before. The averages are rounded where the
+        parameters have fewer bits. A parameter that never had a gradient has no average and stays as it is. Inside,
+        ``step()`` raises; replays of a captured CUDA graph, of which the host does not hear, must not run there.
+        Batch norm's statistics are not the averages': see :func:`~sgdr_fused.refreshed_batch_norm`.
+
+        Raises:
+            RuntimeError: without ``average``, before anything was averaged, and inside itself.
+
+        Example:
+            >>> from sgdr_fused import FusedSGD
+            >>> from sgdr_fused.schedules import CosineWarmRestarts
+            >>> weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+            >>> opt = FusedSGD([weight], lr=CosineWarmRestarts(1.0, T_0=1), average="cycle")
+            >>> for _ in range(3):
+            ...     weight.grad = torch.full_like(weight, -1.0)
+            ...     opt.step()
+            >>> with opt.swap_average():
+            ...     print(weight.item())
+            2.0
+            >>> weight.item()
+            3.0
+        """
+        return averages.swapped(self)
+
     # ---- checkpoints, pickle, deepcopy
 
     def state_dict(self) -> dict[str, Any]:
@@ -369,34 +414,10 @@ class FusedOptimizer(Optimizer):
         _checkpoint.set_state(self, state)
 
 
+def _copy_to_others(source: Tensor, copies: dict[torch.device, Clock]) -> None:
+    for copy in copies.values():
+        if copy is not source:
+            copy.data.copy_(source.as_subclass(Tensor))
+
+
 _step_with_hooks = Optimizer.profile_hook_step(FusedOptimizer._step)
-
-
-def _check_form(name: str, value: Any, high: float | None) -> None:
-    """A hyperparameter: a number, a tensor with one element (its value is checked too), a Schedule."""
-    if isinstance(value, Schedule):
-        if high is not None and value.upper_bound >= high:
-            raise ValueError(f"{name} must stay below {high:g}, got {value!r}, which reaches {value.upper_bound!r}")
-        return
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}: {value}")
-        if value.device.type == "meta" or value.is_complex():
-            raise TypeError(f"{name} must be a real number, got {value}")
-        value = float(value)
-    if high is None:
-        _checks.rate(name, value)
-    else:
-        _checks.between(name, value, 0.0, high, high_open=True)
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple) and value else value
-
-
-def _with_first(value: Any, first: Any) -> Any:
-    return (first, *value[1:]) if isinstance(value, tuple) else first
-
-
-def _is_plain(value: Any) -> bool:
-    return all(isinstance(v, Real) for v in (value if isinstance(value, tuple) else (value,)))

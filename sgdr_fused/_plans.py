@@ -7,141 +7,25 @@ The C++ extension has one; ReferencePlan is the other.
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import _backend, _checks
+from ._cycle_ends import schedule_of
+from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state
+from ._reference_plan import ReferencePlan
 from ._tracked import ParamState
+from .averages import EMA, Swapped, check_schedule
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
 
 AnyPlan: TypeAlias = Any
-
-# The storage that kernels exist for: the parameter's, and then its states'.
-STATE_DTYPES = {
-    torch.float32: (torch.float32,),
-    torch.float64: (torch.float64,),
-    torch.bfloat16: (torch.bfloat16, torch.float32),
-    torch.float16: (torch.float16, torch.float32),
-}
-
-
-class ParamSpec(NamedTuple):
-    """What a plan knows of a parameter."""
-
-    param: Tensor
-    group: int
-    active: bool  # may get a gradient: has its state
-    grad: Tensor | None
-    states: list[Tensor]
-    steps: Tensor | None  # 0-dim float64: updates behind it
-
-
-# ---- checks
-
-
-def listed(params: Any) -> list[Any]:
-    """The entry "params" of a group as a list; its elements are not looked at."""
-    if isinstance(params, Tensor):
-        return [params]
-    if isinstance(params, set) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be an ordered collection of tensors, got {params!r}")
-    return list(params)
-
-
-def check_params(params: list[Any], taken: set[Tensor]) -> None:
-    """Raises for what cannot be optimized, and for a parameter that stands here or in `taken` already."""
-    seen: set[Tensor] = set()
-    for i, item in enumerate(params):
-        param = item[1] if isinstance(item, tuple) else item
-        name = f"params[{i}]"
-        if not isinstance(param, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {param!r}")
-        described = f"{name} of shape {tuple(param.shape)}, {param.dtype}"
-        if param in seen or param in taken:
-            where = "twice in this group" if param in seen else "in another group already"
-            raise ValueError(f"{described} is {where}: a parameter may be given once")
-        seen.add(param)
-        if not (param.is_leaf or param.retains_grad):
-            raise ValueError(f"{described} must be a leaf tensor, got the result of {param.grad_fn}")
-        check_param(param, described)
-
-
-def check_param(param: Tensor, described: str) -> None:
-    if is_traceable_wrapper_subclass(param):
-        raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
-    if param.layout != torch.strided:
-        raise TypeError(f"{described} must be dense, got layout {param.layout}")
-    if param.dtype not in STATE_DTYPES:
-        allowed = ", ".join(str(dtype) for dtype in STATE_DTYPES)
-        raise TypeError(f"{described} must be one of {allowed}, got {param.dtype}")
-    if _overlaps(param):
-        raise ValueError(f"{described} has elements that share memory: strides {param.stride()}")
-
-
-def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
-    described = f"the gradient of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
-    if grad.layout != torch.strided:
-        raise RuntimeError(f"{described} must be dense, got layout {grad.layout}: sparse gradients are not supported")
-    if grad.dtype != param.dtype:
-        raise TypeError(f"{described} must have the parameter's dtype, got {grad.dtype}")
-    if grad.device != param.device:
-        raise ValueError(f"{described} must be on the parameter's device, got {grad.device}")
-    if grad.shape != param.shape:
-        raise ValueError(f"{described} must have the parameter's shape, got {tuple(grad.shape)}")
-    if is_traceable_wrapper_subclass(grad):
-        raise TypeError(f"{described} is a {type(grad).__name__}, whose memory the kernels cannot reach")
-    if _overlaps(grad):
-        raise ValueError(f"{described} has elements that share memory: strides {grad.stride()}")
-
-
-def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
-    described = f"state[{key!r}] of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{described} must be a tensor, got {value!r}")
-    if value.shape != param.shape or value.layout != torch.strided:
-        raise ValueError(f"{described} must be dense and of the parameter's shape, got {tuple(value.shape)}")
-    if value.dtype not in STATE_DTYPES[param.dtype]:
-        allowed = " or ".join(str(dtype) for dtype in STATE_DTYPES[param.dtype])
-        raise TypeError(f"{described} must be {allowed}, got {value.dtype}")
-    if _overlaps(value):
-        raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two indices may mean one element."""
-    if tensor.is_contiguous() or tensor.numel() == 0:
-        return False
-    extent = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride <= extent:
-                return True
-            extent += stride * (size - 1)
-    return False
-
-
-def _check_apart(params: list[Tensor]) -> None:
-    """Raises for two parameters that are views of the same elements: each would undo the other's step."""
-    spans = sorted(
-        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), tuple(p.shape))
-        for p in params
-        if p.numel() > 0 and torch._debug_has_internal_overlap(p) == 0
-    )
-    for (device, _, end, shape), (next_device, begin, _, next_shape) in zip(spans, spans[1:], strict=False):
-        if device == next_device and begin < end:
-            raise ValueError(f"params of shapes {shape} and {next_shape} on {device} share memory")
-
-
-# ---- building
 
 
 def rebuild(optimizer: FusedOptimizer) -> None:
@@ -149,6 +33,8 @@ def rebuild(optimizer: FusedOptimizer) -> None:
 
     Raises, with nothing changed, where a step cannot be taken.
     """
+    if isinstance(optimizer._membership, Swapped):
+        optimizer._membership.unchanged(optimizer.param_groups)  # raises
     groups = optimizer.param_groups
     for i, group in enumerate(groups):
         groups[i] = optimizer._adopted(group)
@@ -159,8 +45,9 @@ def rebuild(optimizer: FusedOptimizer) -> None:
         )
     if len(set(params)) != len(params):
         raise ValueError("params: a parameter is in the groups twice")
-    _check_apart(params)
+    check_apart(params)
     _check_displays(groups)
+    check_schedule(optimizer)
 
     new_states: list[tuple[Tensor, ParamState]] = []
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
@@ -175,6 +62,7 @@ def rebuild(optimizer: FusedOptimizer) -> None:
                     new_states.append((param, state))
 
     optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
+    optimizer._counts = {device: optimizer._count_on(device) for device in specs}
     plans, host_reads, conversions = [], [], []
     for device, device_specs in specs.items():
         plan, reads, converted = _make_plan(optimizer, device, device_specs)
@@ -213,19 +101,21 @@ def _param_spec(
     grad = param.grad
     if grad is not None:
         check_grad(param, grad, name)
-    if not names:
-        return ParamSpec(param, group, True, grad, [], None), None
+    averages = optimizer.average is not None
+    if not names and not averages:
+        return ParamSpec(param, group, True, grad, [], None, None), None
     old = dict.get(optimizer.state, param)
-    present = [key for key in names if old is not None and old.get(key) is not None]
+    wanted = (*names, "average") if averages else names
+    present = [key for key in wanted if old is not None and old.get(key) is not None]
     if grad is None and not present:
-        return ParamSpec(param, group, False, None, [], None), None
-    if present and len(present) < len(names):
+        return ParamSpec(param, group, False, None, [], None, None), None
+    if set(present) & set(names) and not set(names) <= set(present):
         raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
 
     state = ParamState(optimizer._changes, old or {})
-    for key in names:
-        if not present:
-            dict.__setitem__(state, key, torch.zeros_like(param, memory_format=torch.preserve_format))
+    for key in wanted:
+        if key not in present:
+            dict.__setitem__(state, key, _first_value(param, key))
         check_state(param, key, state[key], name)
         if state[key].device != param.device:
             raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
@@ -233,11 +123,37 @@ def _param_spec(
     if len({s.dtype for s in states}) > 1:
         raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
 
-    steps: Any = state.get("step") if optimizer._has_step else getattr(old, "steps", None)
+    steps = None
+    if names:
+        stepped = names[0] in present
+        steps = _steps(optimizer, param, state, getattr(old, "steps", None), stepped, counts, name)
+    state.steps = steps
+    unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
+    average = state["average"] if averages else None
+    return ParamSpec(param, group, True, grad, states, average, steps), None if unchanged else state
+
+
+def _first_value(param: Tensor, key: str) -> Tensor:
+    if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
+        return param.detach().to(average_dtype(param), copy=True)
+    return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+
+def _steps(
+    optimizer: FusedOptimizer,
+    param: Tensor,
+    state: ParamState,
+    counted: Tensor | None,
+    stepped: bool,
+    counts: _Counts,
+    name: str,
+) -> Tensor:
+    """The count of the parameter's updates, which is an entry of its state where the algorithm has one."""
+    steps: Any = state.get("step") if optimizer._has_step else counted
     if steps is None:
-        if optimizer._has_step and present:
-            raise ValueError(f"state of {name} has {present} but lacks 'step'")
-        steps = 1 if present else 0  # a buffer that came from elsewhere has its first step behind it
+        if optimizer._has_step and stepped:
+            raise ValueError(f"state of {name} has {sorted(state)} but lacks 'step'")
+        steps = 1 if stepped else 0  # a buffer that came from elsewhere has its first step behind it
     fits = isinstance(steps, Tensor) and (steps.dtype, steps.device, steps.dim()) == (torch.float64, param.device, 0)
     if not fits:
         count = _checks.count(f"state['step'] of {name}", steps)
@@ -245,11 +161,9 @@ def _param_spec(
             steps = torch.tensor(count, dtype=torch.float64, device=param.device)
         else:
             steps = counts.take(count, param.device)
-    state.steps = steps
     if optimizer._has_step:
         dict.__setitem__(state, "step", steps)
-    unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
-    return ParamSpec(param, group, True, grad, states, steps), None if unchanged else state
+    return steps
 
 
 class _Counts:
@@ -310,8 +224,20 @@ def _make_plan(
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
     extension: Any = _backend.load()
-    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step)
+    average = _average_of(optimizer, device)
+    plan = extension.Plan(optimizer._algorithm, backend, clock, groups, specs, optimizer._has_step, average)
     return plan, reads, conversions
+
+
+def _average_of(optimizer: FusedOptimizer, device: torch.device) -> tuple[Any, bool, Tensor] | None:
+    """What the averages go by (weight, is_mean, count), or None."""
+    if optimizer.average is None:
+        return None
+    if isinstance(optimizer.average, EMA):
+        return 1.0 - optimizer.average.decay, False, optimizer._count_on(device)
+    schedule = schedule_of(optimizer)
+    assert schedule is not None  # checked before
+    return schedule._compiled_cycle_ends, True, optimizer._count_on(device)
 
 
 def set_numbers(optimizer: FusedOptimizer) -> None:
@@ -330,54 +256,3 @@ def on_device(value: Tensor | None, plan: AnyPlan) -> Tensor | None:
     if value is None or (value.device == plan.device and value.dtype == torch.float32):
         return value
     return value.to(device=plan.device, dtype=torch.float32)
-
-
-class ReferencePlan:
-    """A plan that updates by reference.py. It is made anew, with all checks, at each step."""
-
-    captured = False
-
-    def __init__(self, optimizer: FusedOptimizer, clock: Tensor, groups: list[Any], specs: list[ParamSpec]) -> None:
-        self.device = clock.device
-        self._optimizer = weakref.ref(optimizer)  # which holds us
-        self._clock, self._groups, self._specs = clock, groups, specs
-        self._numbers: dict[tuple[int, int], float] = {}
-
-    def valid(self) -> bool:
-        return True
-
-    def set_number(self, group: int, hyper: int, value: float) -> None:
-        self._numbers[group, hyper] = value
-
-    @torch.no_grad()
-    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        if found_inf is not None and float(found_inf) != 0:
-            return
-        clock = int(self._clock)
-        hypers = [
-            [
-                self._numbers.get((i, k), value) if isinstance(value, float) else value(clock)
-                for k, (value, _) in enumerate(values)
-            ]
-            for i, (values, _) in enumerate(self._groups)
-        ]
-        optimizer = self._optimizer()
-        assert optimizer is not None  # it is what calls us
-        for spec in self._specs:
-            grad = spec.param.grad
-            if grad is None:
-                continue
-            if grad_scale is not None:
-                unscaled = grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale
-                grad.copy_(unscaled)
-                grad = unscaled
-            optimizer._reference_update(spec, grad, hypers[spec.group], optimizer.param_groups[spec.group])
-        self._clock.data.add_(1)
-        self.show()
-
-    def show(self) -> None:
-        clock = int(self._clock)
-        for hypers, _ in self._groups:
-            for value, display in hypers:
-                if display is not None:
-                    display.data.fill_(value(clock))

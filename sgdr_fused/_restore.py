@@ -95,7 +95,7 @@ def _modules(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
     """All but the values of tensors. Past the mappings' own assignment, which would make new tensors."""
-    steps = int(optimizer.clock)
+    steps, n_averaged = int(optimizer.clock), int(optimizer.n_averaged)
     param_groups, state = optimizer._param_groups, optimizer._state
     listed = list(param_groups)
     groups = [(group, dict(group), dict(group.displays) if isinstance(group, Group) else {}) for group in listed]
@@ -112,6 +112,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
         yield
     finally:
         optimizer.clock.fill_(steps)
+        optimizer.n_averaged.fill_(n_averaged)
         optimizer._param_groups, optimizer._state = param_groups, state
         param_groups[:] = listed
         for group, values, displays in groups:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from . import _checks, reference
-from ._optimizer import FusedOptimizer, Hyper
-from ._plans import ParamSpec
+from ._hypers import Hyper
+from ._optimizer import FusedOptimizer, Options
+from ._param_checks import ParamSpec
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FusedAdam", "FusedAdamW"]
 
@@ -39,6 +43,7 @@ class FusedAdam(FusedOptimizer):
         foreach, capturable, fused: accepted as in torch; nothing depends on them.
         differentiable: must be False.
         decoupled_weight_decay: shrink the parameter itself instead of adding to the gradient.
+        **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -77,6 +82,7 @@ class FusedAdam(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -93,6 +99,7 @@ class FusedAdam(FusedOptimizer):
                 "fused": fused,
                 "decoupled_weight_decay": decoupled_weight_decay,
             },
+            **options,
         )
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -150,6 +157,7 @@ class FusedAdamW(FusedAdam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -164,6 +172,7 @@ class FusedAdamW(FusedAdam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            **options,
         )
 
     def _assign(self, group: Any, key: str, value: Any) -> Any:

@@ -171,6 +171,32 @@ def adam(
     param.copy_(p - lr / (1 - beta1**step) * (m / denominator))
 
 
+@torch.no_grad()
+def average(average: Tensor, param: Tensor, weight: float) -> None:
+    """One step of a running average of a parameter.
+
+    ::
+
+        average = (1 - weight) * average + weight * p
+
+    Args:
+        average: same shape as the parameter; written.
+        param: the parameter, after its update.
+        weight: ``1 / (n + 1)`` for the mean of ``n + 1`` values, ``1 - decay`` for an exponential average; 1 replaces
+            what was there.
+
+    Example:
+        >>> mean = torch.tensor([1.0])
+        >>> average(mean, torch.tensor([4.0]), weight=1 / 3)
+        >>> mean
+        tensor([2.])
+
+    Sources: Izmailov et al., "Averaging weights leads to wider optima and better generalization" (2018), algorithm 1;
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992).
+    """
+    average.copy_(_interpolate(average, param.to(average.dtype), weight))
+
+
 def _interpolate(start: Tensor, end: Tensor, weight: float) -> Tensor:
     """``start + weight * (end - start)``, from the nearer end, so that weight 1 gives ``end``."""
     if weight < 0.5:

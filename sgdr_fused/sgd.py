@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from . import _checks, reference
-from ._optimizer import FusedOptimizer, Hyper
-from ._plans import ParamSpec
+from ._hypers import Hyper
+from ._optimizer import FusedOptimizer, Options
+from ._param_checks import ParamSpec
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FusedSGD"]
 
@@ -37,6 +41,7 @@ class FusedSGD(FusedOptimizer):
         maximize: ascend instead of descend.
         foreach, fused: accepted as in torch; nothing depends on them.
         differentiable: must be False.
+        **options: what all fused optimizers take: :class:`~sgdr_fused.Options`.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -78,6 +83,7 @@ class FusedSGD(FusedOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -92,6 +98,7 @@ class FusedSGD(FusedOptimizer):
                 "differentiable": differentiable,
                 "fused": fused,
             },
+            **options,
         )
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:

@@ -58,7 +58,9 @@ def test_signature_and_defaults(algorithm: Any) -> None:
         parameters = inspect.signature(cls).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
-    assert described(algorithm.fused) == described(algorithm.torch)
+    *arguments, options = described(algorithm.fused)
+    assert arguments == described(algorithm.torch)
+    assert options[:2] == ("options", inspect.Parameter.VAR_KEYWORD)
     ours, theirs = algorithm.fused(make_params(SIZES)), algorithm.torch(make_params(SIZES))
     assert isinstance(ours, torch.optim.Optimizer)
     assert ours.defaults == theirs.defaults

@@ -13,7 +13,7 @@ import torch
 from cases import CASES, DTYPES, EMULATED, SCHEDULES, SIZES, Case, bits, gradient, ids, make_params, params_of, train
 from torch import Tensor
 
-from sgdr_fused import FusedSGD, _backend
+from sgdr_fused import EMA, FusedSGD, _backend
 
 pytestmark = pytest.mark.skipif(not EMULATED, reason="about emulated kernels: SGDR_FUSED_TEST_DEVICE=emulated_cuda")
 
@@ -80,18 +80,22 @@ def test_a_barrier_that_some_do_not_reach_is_a_fault() -> None:
 # -------------------------------------------------------------------------------------- the kernels
 
 
+@pytest.mark.parametrize("average", [None, EMA(0.7)], ids=["", "average"])
 @pytest.mark.parametrize("dtype", ids(DTYPES))
 @pytest.mark.parametrize("case", ids(CASES))
-def test_kernels_give_the_bits_of_the_cpu(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_give_the_bits_of_the_cpu(
+    case: Case, dtype: torch.dtype, average: EMA | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = []
     for name in (emulation.BACKEND, "cpu"):
         monkeypatch.setattr(_backend, "backend_for", lambda device, name=name: name)
-        opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[1])
+        opt = case.fused(make_params(SIZES, dtype), lr=SCHEDULES[1], average=average)
         assert opt.backend == name
         launches = emulation.library().emulator_launches()
         train(opt, range(3))
         assert emulation.library().emulator_launches() - launches == (3 if name == emulation.BACKEND else 0)
         results.append([bits(x) for p in params_of(opt) for x in (p, *opt.state[p].values())])
+        assert int(opt.n_averaged) == (0 if average is None else 3)
     assert results[0] == results[1]
 
 

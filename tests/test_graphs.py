@@ -14,6 +14,7 @@ import torch
 from cases import (
     DEVICE,
     SCHEDULES,
+    SGD,
     TYPICAL,
     Case,
     bits,
@@ -26,6 +27,9 @@ from cases import (
     train,
 )
 from torch import nn
+
+from sgdr_fused import EMA
+from sgdr_fused.schedules import OneCycle, Sequential
 
 pytestmark = pytest.mark.skipif(DEVICE.type != "cuda", reason="captures CUDA graphs")
 
@@ -85,6 +89,43 @@ def test_a_thousand_replays(case: Case) -> None:
         if t % 100 == 0 or t == REPLAYS - 1:
             assert replayed.clock.item() == taken
             assert snapshot(replayed) == snapshot(eager), f"after replay {t}"
+
+
+@pytest.mark.parametrize("average", ids(["cycle", EMA(0.9)]))
+@pytest.mark.parametrize("case", ids(TYPICAL))
+def test_replays_through_one_cycle_with_averages(case: Case, average: Any) -> None:
+    """The rate, the momentum that moves against it, and the average of the weights where cycles end."""
+    cycle = OneCycle(0.1, total_steps=9)
+    schedule = Sequential([(cycle, 9), (SCHEDULES[0], 20), cycle])
+
+    def make() -> Any:
+        momentum: dict[str, Any] = {}
+        if case.algorithm is not SGD:
+            momentum = {"betas": (cycle.momentum, 0.9)}
+        elif case.hyper.get("momentum"):
+            momentum = {"momentum": cycle.momentum}
+        opt = case.fused(make_params(SIZES), lr=schedule, average=average, **momentum)
+        train(opt, [0])
+        return opt
+
+    replayed, eager = make(), make()
+    graph = captured(replayed.step)
+    for t in range(1, 60):
+        refresh_gradients(replayed, t)
+        refresh_gradients(eager, t)
+        graph.replay()
+        eager.step()
+        assert snapshot(replayed) == snapshot(eager), f"after replay {t}"
+        assert bits(replayed.n_averaged) == bits(eager.n_averaged)
+    # Ends: of the first cycle, of two and a cut third, and of the last.
+    assert int(eager.n_averaged) == (60 if average != "cycle" else 5)
+    with replayed.swap_average(), eager.swap_average():
+        assert snapshot(replayed)["params"] == snapshot(eager)["params"]
+    refresh_gradients(replayed, 60)
+    refresh_gradients(eager, 60)
+    graph.replay()
+    eager.step()
+    assert snapshot(replayed) == snapshot(eager), "after the averages stood for the weights"
 
 
 # The first rate and the one after the capture are the same in each of these dtypes.

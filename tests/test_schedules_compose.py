@@ -11,6 +11,7 @@ import torch
 from cases import reference_of
 from schedule_cases import FAR, ROWS, SCHEDULES, Row, every_row, every_schedule, short
 
+from sgdr_fused import _backend
 from sgdr_fused.schedules import (
     Constant,
     CosineAnnealing,
@@ -135,6 +136,15 @@ def test_thousands_of_parts() -> None:
 # --------------------------------------------------------------------------------------- the cycles
 
 
+def on_device(schedule: Schedule, t: int) -> bool:
+    """Whether step t ends a cycle, as the averages of weights are told, where there is an extension."""
+    if _backend.load() is None:
+        return schedule.is_cycle_end(t)
+    value = schedule._compiled_cycle_ends(t)
+    assert value in (0.0, 1.0)
+    return bool(value)
+
+
 @every_row
 def test_cycles_follow_each_other(row: Row) -> None:
     """Step by step, and across every turn: a cycle ends after its length, and the next one starts at 0."""
@@ -146,6 +156,7 @@ def test_cycles_follow_each_other(row: Row) -> None:
         assert length is None or 0 <= position < length
         ends = length is not None and position == length - 1
         assert schedule.is_cycle_end(t) == ends
+        assert on_device(schedule, t) == ends
         next_index, next_position, next_length = schedule.cycle(t + 1)
         if ends:
             assert next_index == index + 1
@@ -179,6 +190,7 @@ def test_cycles_follow_each_other(row: Row) -> None:
 )
 def test_where_cycles_end(schedule: Schedule, ends: list[int]) -> None:
     assert [t for t in range(50) if schedule.is_cycle_end(t)] == ends
+    assert [t for t in range(50) if on_device(schedule, t)] == ends
     assert [schedule.cycle(t)[0] - schedule.cycle(0)[0] for t in ends] == list(range(len(ends)))
 
 

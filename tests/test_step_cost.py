@@ -96,13 +96,16 @@ RATES: dict[str, Callable[[int, Tensor], Any]] = {  # of group i, or a tensor
 class Training:
     """An optimizer on one device, and all that happens to it. What step() does is counted."""
 
-    def __init__(self, algorithm: str, model: Model, device: str, rate: str = "schedule") -> None:
+    def __init__(
+        self, algorithm: str, model: Model, device: str, rate: str = "schedule", average: str | None = None
+    ) -> None:
         self.model, self.device = model, device
         groups = [[torch.nn.Parameter(p) for p in group] for group in model.tensors(0, device)]
         self.params = [p for group in groups for p in group]
         self.tensor = torch.tensor(0.1, device=device)
         self.opt: Any = ALGORITHMS[algorithm].fused(
             [{"params": group, "lr": RATES[rate](i, self.tensor)} for i, group in enumerate(groups)],
+            average=average,
             **OPTIONS[algorithm],
         )
         self.scheduler = CosineAnnealingWarmRestarts(self.opt, T_0=3) if rate == "number" else None
@@ -152,8 +155,8 @@ def counts_of(step: Callable[[], None]) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n > 0 and not name.startswith("live")}
 
 
-def check_cost(algorithm: str, model: Model, rate: str, put: Put, scaled: bool) -> None:
-    on_gpu, on_cpu = (Training(algorithm, model, device, rate) for device in ("cuda", "cpu"))
+def check_cost(algorithm: str, model: Model, rate: str, put: Put, scaled: bool, average: str | None = None) -> None:
+    on_gpu, on_cpu = (Training(algorithm, model, device, rate, average) for device in ("cuda", "cpu"))
     assert on_gpu.opt.backend == "cuda"
     for t in range(WARMUP + model.steps):
         for training in (on_gpu, on_cpu):
@@ -177,8 +180,11 @@ def test_one_launch_and_nothing_else(algorithm: str, rate: str, put: Put, scaled
 @pytest.mark.parametrize("model", ids(MODELS))
 @pytest.mark.parametrize("algorithm", OPTIONS)
 def test_launches_of_a_model(algorithm: str, model: Model) -> None:
-    """With a schedule of its own for each group, gradients that are missing, and all others at new addresses."""
-    check_cost(algorithm, model, "schedule", some_none, scaled=False)
+    """With a schedule of its own for each group, gradients that are missing, and all others at new addresses.
+
+    With averages too, some of which are taken at the end of the first cycle.
+    """
+    check_cost(algorithm, model, "schedule", some_none, scaled=False, average="cycle")
 
 
 @pytest.mark.parametrize("algorithm", OPTIONS)

@@ -1,10 +1,12 @@
-// A step on the CPU: the one loop over ranges of elements, compiled per instruction set. No torch.
+// A step on the CPU: shares of all tensors' elements, and the loops over them. No torch.
 #include "../fused_step.h"
 
 #include <algorithm>
 #include <array>
-#include <stdexcept>
 #include <type_traits>
+
+#include "instruction_set.h"
+#include "memory.h"
 
 namespace sgdr_fused::cpu {
 namespace {
@@ -16,135 +18,124 @@ constexpr int64_t kUnit = 64;
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
 
-// Elements of a strided tensor that are counted from one start; update_strided counts in 32 bits.
-constexpr int64_t kRun = 16384;
+// Elements that are worked on at a time where they have to be brought into another type or order,
+// and back: so few that all operands' stay in the first-level cache.
+constexpr int64_t kBlock = 512;
 
 // Elements [begin, end) of one tensor; `scalars` is its algorithm's.
 template <class Scalars>
 struct Piece {
   const Tensor* tensor;
   const Layout* layout;  // null: dense
+  DtypePair dtypes;
   const Scalars* scalars;
-  void* grad;
-  float grad_scale;
+  void* grad;               // null: there is none
+  const float* grad_scale;  // null: the gradient is as it should be
+  double average_weight;    // 0: the average stays as it is
   int64_t begin, end;
 };
 
-template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-SGDR_HOST_DEVICE void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
-  const typename Algorithm::template Rule<opmath_t<param_t>, kStates> rule(*piece.scalars);
-  const opmath_t<param_t> grad_scale = piece.grad_scale;
-  const Tensor& tensor = *piece.tensor;
-  if (piece.layout != nullptr) {
-    for (int64_t begin = piece.begin; begin < piece.end; begin += kRun) {
-      int64_t start[kMaxDims];
-      coordinates_of(*piece.layout, begin, start);
-      const auto count = static_cast<uint32_t>(std::min(kRun, piece.end - begin));
-      update_strided<kStates, decltype(rule), param_t, state_t>(
-          rule, kUnscale, grad_scale, tensor, *piece.layout, piece.grad, start, 0, count, 1);
-    }
-    return;
-  }
-  param_t* params = static_cast<param_t*>(tensor.param);
-  param_t* grads = static_cast<param_t*>(piece.grad);
-  state_t* state0 = static_cast<state_t*>(tensor.states[0]);
-  state_t* state1 = static_cast<state_t*>(tensor.states[1]);
-  state_t* state2 = static_cast<state_t*>(tensor.states[2]);
-  // The operands of a tensor never overlap: checked where the plan is made.
+// The loop over elements, of which all operands are in T. They never overlap: checked where the
+// plan is made, and the scratch is our own.
+template <class Rule, class T, int kStates>
+struct UpdateLoop {
+  SGDR_HOST_DEVICE static void run(const Rule& rule, T* param, const T* grad, T* const* states,
+                                   int64_t count) {
+    T* state0 = states[0];
+    T* state1 = states[1];
+    T* state2 = states[2];
 #pragma GCC ivdep
-  for (int64_t i = piece.begin; i < piece.end; ++i) {
-    state_t* const states[] = {state0 + i, state1 + i, state2 + i};
-    update_element<kStates>(rule, kUnscale, grad_scale, params[i], grads[i], states);
+    for (int64_t i = 0; i < count; ++i) {
+      T p = param[i];
+      T s[kMaxStates] = {};
+      if constexpr (kStates > 0) s[0] = state0[i];
+      if constexpr (kStates > 1) s[1] = state1[i];
+      if constexpr (kStates > 2) s[2] = state2[i];
+      rule(p, grad[i], s);
+      param[i] = p;
+      if constexpr (kStates > 0) state0[i] = s[0];
+      if constexpr (kStates > 1) state1[i] = s[1];
+      if constexpr (kStates > 2) state2[i] = s[2];
+    }
   }
-}
-
-// The same text for each instruction set: everything below the attribute is always inlined, so no
-// function of one set can be linked into another.
-template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-void update_baseline(const Piece<typename Algorithm::Scalars>& piece) {
-  update_piece<Algorithm, kStates, kUnscale, param_t, state_t>(piece);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define SGDR_FUSED_X86 1
-template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-__attribute__((target("avx2"))) void update_avx2(const Piece<typename Algorithm::Scalars>& piece) {
-  update_piece<Algorithm, kStates, kUnscale, param_t, state_t>(piece);
-}
-template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void
-update_avx512(const Piece<typename Algorithm::Scalars>& piece) {
-  update_piece<Algorithm, kStates, kUnscale, param_t, state_t>(piece);
-}
-#endif
-
-enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
-
-bool supported(InstructionSet set) {
-  switch (set) {
-#if defined(SGDR_FUSED_X86)
-    case InstructionSet::kAvx2:
-      return __builtin_cpu_supports("avx2");
-    case InstructionSet::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
-    case InstructionSet::kBaseline:
-      return true;
-    default:
-      return false;
-  }
-}
-
-constexpr std::pair<InstructionSet, const char*> kInstructionSets[] = {
-    {InstructionSet::kBaseline, "baseline"},
-    {InstructionSet::kAvx2, "avx2"},
-    {InstructionSet::kAvx512, "avx512"},
 };
 
-InstructionSet best_instruction_set() {
-  InstructionSet best = InstructionSet::kBaseline;
-  for (const auto& [set, name] : kInstructionSets) {
-    if (supported(set)) best = set;
+template <class T>
+struct DivideLoop {
+  SGDR_HOST_DEVICE static void run(T* values, T divisor, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) values[i] = values[i] / divisor;
   }
-  return best;
-}
+};
 
-InstructionSet instruction_set = best_instruction_set();
+template <class T>
+struct AverageLoop {
+  SGDR_HOST_DEVICE static void run(AverageRule<T> rule, T* average, const T* param, int64_t count) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) average[i] = rule(average[i], param[i]);
+  }
+};
+
+// Each operand has its own type and order; the arithmetic is done in T, in place where that is
+// possible. The gradient is written only where it is unscaled, as torch's fused optimizers do.
+template <class Algorithm, class T, int kStates>
+void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
+  using Rule = typename Algorithm::template Rule<T, kStates>;
+  const Rule rule(*piece.scalars);
+  const AverageRule<T> average_rule(piece.average_weight);
+  const Tensor& tensor = *piece.tensor;
+  const Memory param = {tensor.param, piece.dtypes.param, piece.layout, kParam};
+  const Memory grad = {piece.grad, piece.dtypes.param, piece.layout, kGrad};
+  const Memory average = {tensor.average, kDtypeOf<T>, piece.layout, kAverage};
+  Memory states[kMaxStates];
+  for (int k = 0; k < kStates; ++k) {
+    states[k] = {tensor.states[k], piece.dtypes.state, piece.layout, kFirstState + k};
+  }
+  const bool averages = piece.average_weight != 0.0 && tensor.average != nullptr;
+  const bool at_once = in_place<T>(param) && (kStates == 0 || in_place<T>(states[0])) &&
+                       piece.grad_scale == nullptr && !averages;
+
+  alignas(64) T scratch[2 + kMaxStates][kBlock];
+  const int64_t block = at_once ? piece.end - piece.begin : kBlock;
+  for (int64_t begin = piece.begin; begin < piece.end; begin += block) {
+    const int64_t count = std::min(block, piece.end - begin);
+    T* p = fetch(param, begin, count, scratch[0]);
+    if (piece.grad != nullptr) {
+      T* g = fetch(grad, begin, count, scratch[1]);
+      if (piece.grad_scale != nullptr) {
+        run<DivideLoop<T>>(g, static_cast<T>(*piece.grad_scale), count);
+        put_back(grad, begin, count, g);
+      }
+      T* s[kMaxStates] = {};
+      for (int k = 0; k < kStates; ++k) s[k] = fetch(states[k], begin, count, scratch[2 + k]);
+      run<UpdateLoop<Rule, T, kStates>>(rule, p, g, s, count);
+      put_back(param, begin, count, p);
+      for (int k = 0; k < kStates; ++k) put_back(states[k], begin, count, s[k]);
+    }
+    if (averages) {
+      p = fetch(param, begin, count, p);  // rounded, as it is stored
+      T* a = fetch(average, begin, count, scratch[1]);
+      run<AverageLoop<T>>(average_rule, a, p, count);
+      put_back(average, begin, count, a);
+    }
+  }
+}
 
 template <class Algorithm>
 using PieceFunction = void (*)(const Piece<typename Algorithm::Scalars>&);
 
-template <class Algorithm, int kStates, bool kUnscale, class param_t, class state_t>
-PieceFunction<Algorithm> choose_instruction_set() {
-#if defined(SGDR_FUSED_X86)
-  if (instruction_set == InstructionSet::kAvx512) {
-    return update_avx512<Algorithm, kStates, kUnscale, param_t, state_t>;
-  }
-  if (instruction_set == InstructionSet::kAvx2) {
-    return update_avx2<Algorithm, kStates, kUnscale, param_t, state_t>;
-  }
-#endif
-  return update_baseline<Algorithm, kStates, kUnscale, param_t, state_t>;
-}
-
-// From the number of states and the gradient scale of a step to their compile-time values.
-template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
-PieceFunction<Algorithm> choose_states(int num_states, bool unscale) {
+// From the number of states to its compile-time value.
+template <class Algorithm, class T, int kStates = Algorithm::kMaxStates>
+PieceFunction<Algorithm> choose_states(int num_states) {
   if constexpr (kStates > Algorithm::kMinStates) {
-    if (num_states < kStates) {
-      return choose_states<Algorithm, param_t, state_t, kStates - 1>(num_states, unscale);
-    }
+    if (num_states < kStates) return choose_states<Algorithm, T, kStates - 1>(num_states);
   }
-  return unscale ? choose_instruction_set<Algorithm, kStates, true, param_t, state_t>()
-                 : choose_instruction_set<Algorithm, kStates, false, param_t, state_t>();
+  return update_piece<Algorithm, T, kStates>;
 }
 
 template <class Algorithm>
-PieceFunction<Algorithm> choose(DtypePair dtypes, int num_states, bool unscale) {
-  return with_storage_types(dtypes, [&](auto param, auto state) {
-    return choose_states<Algorithm, decltype(param), decltype(state)>(num_states, unscale);
-  });
+PieceFunction<Algorithm> choose(Dtype param, int num_states) {
+  return param == Dtype::kFloat64 ? choose_states<Algorithm, double>(num_states)
+                                  : choose_states<Algorithm, float>(num_states);
 }
 
 // What a step adds to an Item.
@@ -152,29 +143,6 @@ template <class Scalars>
 struct Span {
   const Scalars* scalars;
   int64_t first_unit;  // where the tensor begins when all are laid end to end
-};
-
-// The function for the last tensor: the next one nearly always takes the same.
-template <class Algorithm>
-class Chooser {
- public:
-  explicit Chooser(bool unscale) : unscale_(unscale) {}
-
-  PieceFunction<Algorithm> operator()(DtypePair dtypes, int32_t num_states) {
-    if (function_ == nullptr || dtypes.param != dtypes_.param || dtypes.state != dtypes_.state ||
-        num_states != num_states_) {
-      function_ = choose<Algorithm>(dtypes, num_states, unscale_);
-      dtypes_ = dtypes;
-      num_states_ = num_states;
-    }
-    return function_;
-  }
-
- private:
-  bool unscale_;
-  PieceFunction<Algorithm> function_ = nullptr;
-  DtypePair dtypes_ = {};
-  int32_t num_states_ = 0;
 };
 
 template <class Algorithm>
@@ -201,7 +169,8 @@ void update_all(const Step& step, ParallelFor parallel_for) {
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-    if (tensor.steps != nullptr && Algorithm::counts(hypers[tensor.group].data())) {
+    if (item.grad != nullptr && tensor.steps != nullptr &&
+        Algorithm::counts(hypers[tensor.group].data())) {
       *tensor.steps = steps + 1.0;
     }
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
@@ -216,9 +185,7 @@ void update_all(const Step& step, ParallelFor parallel_for) {
     units += (tensor.numel + kUnit - 1) / kUnit;
   }
 
-  const bool unscale = step.grad_scale != nullptr;
   parallel_for(units, kGrain / kUnit, [&](int64_t first, int64_t last) {
-    Chooser<Algorithm> choose_function(unscale);
     const auto after = std::upper_bound(
         spans.begin(), spans.end(), first,
         [](int64_t unit, const Span<Scalars>& span) { return unit < span.first_unit; });
@@ -231,9 +198,9 @@ void update_all(const Step& step, ParallelFor parallel_for) {
       const int64_t begin = std::max<int64_t>(0, first - span.first_unit) * kUnit;
       const int64_t end = std::min(tensor.numel, (last - span.first_unit) * kUnit);
       if (begin >= end) continue;
-      choose_function(item.dtypes,
-                      tensor.num_states)({&tensor, layout, span.scalars, item.grad,
-                                          unscale ? *step.grad_scale : 1.0f, begin, end});
+      choose<Algorithm>(item.dtypes.param,
+                        tensor.num_states)({&tensor, layout, item.dtypes, span.scalars, item.grad,
+                                            step.grad_scale, step.average_weight, begin, end});
     }
   });
 }
@@ -249,28 +216,17 @@ void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step,
 
 void step(int algorithm, const Step& step, ParallelFor parallel_for) {
   dispatch(AllAlgorithms{}, algorithm, step, parallel_for);
+  if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;
   for (int32_t i = 0; i < step.plan.num_displays; ++i) {
     show(step.plan, step.plan.displays[i], clock);
   }
 }
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const auto& [set, name] : kInstructionSets) {
-    if (supported(set)) names.emplace_back(name);
-  }
-  return names;
-}
-
-void use_instruction_set(const std::string& name) {
-  for (const auto& [set, set_name] : kInstructionSets) {
-    if (set_name == name && supported(set)) {
-      instruction_set = set;
-      return;
-    }
-  }
-  throw std::invalid_argument("instruction set '" + name + "' is unknown or not supported here");
+double average_weight(const Plan& plan) {
+  const Average& average = plan.average;
+  return sgdr_fused::average_weight(average,
+                                    hyper_value(plan, average.weight, average.number, *plan.clock));
 }
 
 }  // namespace sgdr_fused::cpu

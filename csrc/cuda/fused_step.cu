@@ -46,21 +46,34 @@ struct Work {
   Tensor tensor;
   void* grad;
   double hypers[kMaxHypers];
+  double average_weight;
+  ChunkAverage average;
   int64_t begin;  // first element of the chunk
   int count;
   int64_t start[kMaxDims];  // its coordinates, where there is a layout
 };
 
-// Called by one thread per hyperparameter, which takes care of that one: so they go side by side,
-// and the schedules' long code stands in the kernel once.
+// Called by one thread per hyperparameter, which takes care of that one, and one for the averages'
+// weight: so they go side by side, and the schedules' long code stands in the kernel once. A block
+// without a chunk, which a launch without any has, needs the weight alone.
 __device__ void find_work(Work& work, const Header& header, const double* numbers,
                           void* const* grads) {
   const Plan& plan = header.plan;
-  const Chunk chunk = header.chunks[blockIdx.x];
+  const bool has_chunk = blockIdx.x < header.num_chunks;
+  const Chunk chunk = has_chunk ? header.chunks[blockIdx.x] : Chunk{};
   const Tensor& tensor = plan.tensors[chunk.tensor];
   const int k = threadIdx.x;
-  const double number = numbers[(tensor.group - header.first_group) * kMaxHypers + k];
-  work.hypers[k] = hyper_value(plan, plan.groups[tensor.group].hypers[k], number, *plan.clock);
+  const bool is_hyper = k < kMaxHypers;
+  if (is_hyper && !has_chunk) return;
+  const double number = is_hyper ? numbers[(tensor.group - header.first_group) * kMaxHypers + k]
+                                 : plan.average.number;
+  const Hyper& hyper = is_hyper ? plan.groups[tensor.group].hypers[k] : plan.average.weight;
+  const double value = hyper_value(plan, hyper, number, *plan.clock);
+  if (!is_hyper) {
+    work.average_weight = average_weight(plan.average, value);
+    return;
+  }
+  work.hypers[k] = value;
   if (k == 0) {
     work.chunk = chunk;
     work.tensor = tensor;
@@ -72,6 +85,12 @@ __device__ void find_work(Work& work, const Header& header, const double* number
       coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
     }
   }
+}
+
+template <class param_t>
+__device__ ChunkAverage chunk_average(const Work& work) {
+  if (work.tensor.average == nullptr) return {nullptr, 0.0};
+  return {static_cast<opmath_t<param_t>*>(work.tensor.average) + work.begin, work.average_weight};
 }
 
 template <class Algorithm, class param_t, class state_t, int kStates = Algorithm::kMaxStates>
@@ -87,13 +106,24 @@ __device__ void update_chunk(const typename Algorithm::Scalars& scalars, const W
   const bool unscale = header.grad_scale != nullptr;
   const T grad_scale = unscale ? static_cast<T>(*header.grad_scale) : T(1);
   if (work.tensor.layout < 0) {
-    update_dense<kStates, decltype(rule), param_t, state_t>(rule, unscale, grad_scale, work.tensor,
-                                                            work.grad, work.begin, work.count);
+    update_dense<kStates, decltype(rule), param_t, state_t>(
+        rule, unscale, grad_scale, work.average, work.tensor, work.grad, work.begin, work.count);
   } else {
     update_strided<kStates, decltype(rule), param_t, state_t>(
         rule, unscale, grad_scale, work.tensor, header.plan.layouts[work.tensor.layout], work.grad,
-        work.start, threadIdx.x, work.count, kThreads);
+        work.start, work.count);
   }
+}
+
+// What the update of a dense chunk has not done on its way.
+template <class param_t>
+__device__ void average_chunk(const Work& work, const Header& header) {
+  const bool done = work.grad != nullptr && work.tensor.layout < 0;
+  if (done || work.average.weight == 0.0) return;
+  const Layout* layout =
+      work.tensor.layout < 0 ? nullptr : header.plan.layouts + work.tensor.layout;
+  average_elements<param_t>(AverageRule<opmath_t<param_t>>(work.average.weight), work.tensor,
+                            layout, work.start, work.begin, work.count);
 }
 
 // True in all threads of the block that finishes last, when every other block of the launch has
@@ -127,19 +157,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (header.found_inf != nullptr && *header.found_inf != 0.0f) return;
   if (threadIdx.x == 0) clock = *plan.clock;
 
+  if (threadIdx.x <= kMaxHypers) find_work(work, header, numbers, grads);
+  __syncthreads();
   if (blockIdx.x < header.num_chunks) {
-    if (threadIdx.x < kMaxHypers) find_work(work, header, numbers, grads);
-    __syncthreads();
     if (threadIdx.x == 0) {
       const double* steps = work.tensor.steps;
       scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
                                    steps == nullptr ? 0.0 : *steps);
+      work.average = chunk_average<param_t>(work);
       if (work.chunk.index == 0) {
         plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
       }
     }
     __syncthreads();
     if (work.grad != nullptr) update_chunk<Algorithm, param_t, state_t>(scalars, work, header);
+    average_chunk<param_t>(work, header);
   }
 
   if (!is_last_block(header.ticket)) return;
@@ -153,7 +185,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
     for (int i = threadIdx.x; i < plan.num_displays; i += kThreads) {
       show(plan, plan.displays[i], next);
     }
-    if (threadIdx.x == 0) *plan.clock = next;
+    if (threadIdx.x == 0) {
+      *plan.clock = next;
+      if (work.average_weight != 0.0) ++*plan.average.count;
+    }
   }
 }
 

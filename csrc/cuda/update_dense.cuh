@@ -3,11 +3,10 @@
 
 #include <cuda_runtime.h>
 
-#include "../fused_step.h"
+#include "update_element.cuh"
 
 namespace sgdr_fused::cuda {
 
-constexpr int kThreads = 256;  // per block
 constexpr int kVectorBytes = 16;
 
 // As many elements as one 128-bit access moves.
@@ -33,7 +32,7 @@ __device__ T* global(void* pointer) {
   return static_cast<T*>(pointer);
 }
 
-// Where this thread's next element lies in each operand.
+// Where this thread's next element lies in each operand of the update.
 template <int kStates, class param_t, class state_t>
 struct Pointers {
   param_t* param;
@@ -59,18 +58,49 @@ struct Pointers {
   }
 };
 
+// What the loop below needs for the averages, in shared memory and volatile, so that it is read
+// where it is used and takes no registers in between.
+struct ChunkAverage {
+  void* average;  // of the chunk's first element
+  double weight;  // 0: none, or it stays as it is
+};
+
+// The averages of as many consecutive elements as one 128-bit access of the parameter moves, from
+// number `element` of the chunk on.
+template <class param_t>
+__device__ void average_vector(const volatile ChunkAverage& chunk, const Vector<param_t>& params,
+                               int element) {
+  using T = opmath_t<param_t>;
+  using Averages = Vector<T>;
+  const AverageRule<T> rule(chunk.weight);
+  T* averages = global<T>(chunk.average) + element;
+#pragma unroll
+  for (int part = 0; part < Vector<param_t>::kCount; part += Averages::kCount) {
+    Averages a = Averages::load(averages + part);
+#pragma unroll
+    for (int j = 0; j < Averages::kCount; ++j) {
+      a.elements[j] = rule(a.elements[j], load(params.elements[part + j]));
+    }
+    a.store(averages + part);
+  }
+}
+
 // `count` elements, from `begin` on, of a tensor whose operands are dense. The body is 128-bit
 // accesses; the tail, and all of a chunk with an unaligned operand, goes element by element. The
 // pointers move along, because others to start from again would take twice the registers.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> grad_scale,
-                             const Tensor& tensor, void* grad, int64_t begin, int count) {
+                             const volatile ChunkAverage& average, const Tensor& tensor, void* grad,
+                             int64_t begin, int count) {
+  using T = opmath_t<param_t>;
   using Params = Vector<param_t>;
   using States = Vector<state_t>;
   constexpr int kCount = Params::kCount;
   static_assert(kCount % States::kCount == 0);
   Pointers<kStates, param_t, state_t> at(tensor, grad, begin);
-  const int tail = at.aligned() ? count % kCount : count;
+  const bool average_aligned =
+      average.weight == 0.0 || reinterpret_cast<uintptr_t>(average.average) % kVectorBytes == 0;
+  const int tail = at.aligned() && average_aligned ? count % kCount : count;
 
   at.advance(threadIdx.x * kCount);
   int left = count - tail - static_cast<int>(threadIdx.x) * kCount;  // from there to the tail
@@ -99,6 +129,7 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
     }
     p.store(at.param);
     if (unscale) g.store(at.grad);
+    if (average.weight != 0.0) average_vector<param_t>(average, p, count - tail - left);
     at.advance(kThreads * kCount);
   }
 
@@ -106,6 +137,10 @@ __device__ void update_dense(const Rule& rule, bool unscale, opmath_t<param_t> g
 #pragma unroll 1
   for (int i = threadIdx.x; i < tail; i += kThreads) {
     update_element<kStates>(rule, unscale, grad_scale, *at.param, *at.grad, at.states);
+    if (average.weight != 0.0) {
+      T& value = global<T>(average.average)[count - tail + i];
+      value = AverageRule<T>(average.weight)(value, load(*at.param));
+    }
     at.advance(kThreads);
   }
 }

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     STEP = 5
     INVERSE_TIME = 6
     TABLE = 7
+    CYCLE_END = 8
 
 
 class Segment(NamedTuple):
@@ -196,6 +197,16 @@ class Schedule:
     def _segments(self) -> list[Segment]:
         """In ascending order of first_step."""
         return [self._curve()]
+
+    def _cycle_ends(self) -> list[Segment]:
+        """``is_cycle_end`` as segments: 1 where it is True, else 0."""
+        return [Segment(Kind.CONSTANT, values=[0.0])]
+
+    @functools.cached_property
+    def _compiled_cycle_ends(self) -> Any:
+        """Their C++ form; there has to be an extension."""
+        extension: Any = _backend.load()
+        return extension.CompiledSchedule(self._cycle_ends())
 
     @property
     def _compiled(self) -> Any:

@@ -6,7 +6,7 @@ import bisect
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,9 @@ class Shifted(Schedule):
     def _segments(self) -> list[Segment]:
         return _from_step(self.schedule._segments(), self.steps)
 
+    def _cycle_ends(self) -> list[Segment]:
+        return _from_step(self.schedule._cycle_ends(), self.steps)
+
 
 @dataclass(frozen=True)
 class Product(Schedule):
@@ -114,6 +117,12 @@ class Product(Schedule):
             if factor.cycle(0)[2] is not None:
                 return factor.cycle(t)
         return super().cycle(t)
+
+    def _cycle_ends(self) -> list[Segment]:
+        for factor in self.factors:
+            if factor.cycle(0)[2] is not None:
+                return factor._cycle_ends()
+        return super()._cycle_ends()
 
     @property
     def upper_bound(self) -> float:
@@ -209,6 +218,9 @@ class Warmup(Schedule):
         )
         return [rise, *_delayed(self.schedule._segments(), self.steps)]
 
+    def _cycle_ends(self) -> list[Segment]:
+        return [*super()._cycle_ends(), *_delayed(self.schedule._cycle_ends(), self.steps)]
+
 
 @dataclass(frozen=True)
 class Sequential(Schedule):
@@ -277,9 +289,24 @@ class Sequential(Schedule):
         return [schedule.cycle(steps - 1)[0] - schedule.cycle(0)[0] + 1 for schedule, steps in self.schedules[:-1]]
 
     def _segments(self) -> list[Segment]:
-        result = []
-        for i, (schedule, begin) in enumerate(zip(self._parts, self._begins, strict=True)):
-            segments = _delayed(schedule._segments(), begin)
-            end = self._begins[i + 1] if i + 1 < len(self._begins) else math.inf
-            result += [segment for segment in segments if segment.first_step < end]
+        return [segment for part in self._delayed_parts(lambda schedule: schedule._segments()) for segment in part]
+
+    def _cycle_ends(self) -> list[Segment]:
+        """Those of the parts, and the last step of each part that another follows."""
+        result: list[Segment] = []
+        for part, next_begin in itertools.zip_longest(
+            self._delayed_parts(lambda schedule: schedule._cycle_ends()), self._begins[1:]
+        ):
+            if next_begin is None:
+                result += part
+            else:
+                result += [segment for segment in part if segment.first_step < next_begin - 1]
+                result.append(Segment(Kind.CONSTANT, values=[1.0], first_step=next_begin - 1))
         return result
+
+    def _delayed_parts(self, segments_of: Callable[[Schedule], list[Segment]]) -> list[list[Segment]]:
+        """What holds in each part, in steps of the whole."""
+        return [
+            [segment for segment in _delayed(segments_of(schedule), begin) if segment.first_step < end]
+            for schedule, begin, end in zip(self._parts, self._begins, [*self._begins[1:], math.inf], strict=True)
+        ]

@@ -114,6 +114,9 @@ class CosineWarmRestarts(Schedule):
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
         return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[self.T_0], table=self._cycle_starts)
 
+    def _cycle_ends(self) -> list[Segment]:
+        return [Segment(Kind.CYCLE_END, lengths=[self.T_0], table=self._cycle_starts)]
+
 
 @dataclass(frozen=True)
 class CosineCycles(Schedule):
@@ -176,6 +179,9 @@ class CosineCycles(Schedule):
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
         return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[1], table=self._cycle_starts)
 
+    def _cycle_ends(self) -> list[Segment]:
+        return [Segment(Kind.CYCLE_END, lengths=[1], table=self._cycle_starts)]
+
 
 @dataclass(frozen=True)
 class CosineAnnealing(Schedule):
@@ -228,3 +234,6 @@ class CosineAnnealing(Schedule):
         values = [self.eta_min, self.max_lr, 1.0]
         # Mode 3: TriangularMode::kCosine of csrc/schedules.h, from its peak on.
         return Segment(Kind.TRIANGULAR, 3, values, [self.T_max, self.T_max], shift=self.T_max)
+
+    def _cycle_ends(self) -> list[Segment]:
+        return [Segment(Kind.CYCLE_END, lengths=[2 * self.T_max])]

@@ -45,6 +45,10 @@ class _Cycle(Schedule):
         last = float(self.total_steps - 1)
         return (rise - 1, 2 * rise - 2, last) if self.three_phase else (rise - 1, last)
 
+    def _cycle_ends(self) -> list[Segment]:
+        after = Segment(Kind.CONSTANT, values=[0.0], first_step=self.total_steps)
+        return [Segment(Kind.CYCLE_END, lengths=[self.total_steps]), after]
+
     def _segments(self) -> list[Segment]:
         corners, segments = self._corners(), []
         begin, first_step = 0.0, 0

@@ -51,6 +51,9 @@ class _Triangle(Schedule):
         assert self.step_size_down is not None  # __post_init__ has filled it in
         return [self.step_size_up, self.step_size_down]
 
+    def _cycle_ends(self) -> list[Segment]:
+        return [Segment(Kind.CYCLE_END, lengths=[sum(self._lengths())])]
+
     def _triangle(self, start: float, peak: float) -> Segment:
         return Segment(Kind.TRIANGULAR, _MODES.index(self.mode), [start, peak, self.gamma], self._lengths())
 

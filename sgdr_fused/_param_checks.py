@@ -1,0 +1,128 @@
+"""What can be optimized: checks of parameters, gradients and states, and what a plan then knows of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+# The storage that kernels exist for: the parameter's, and then its states'.
+STATE_DTYPES = {
+    torch.float32: (torch.float32,),
+    torch.float64: (torch.float64,),
+    torch.bfloat16: (torch.bfloat16, torch.float32),
+    torch.float16: (torch.float16, torch.float32),
+}
+
+
+def average_dtype(param: Tensor) -> torch.dtype:
+    """That of the arithmetic: in 16 bits, what one step adds would be rounded away."""
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+class ParamSpec(NamedTuple):
+    """What a plan knows of a parameter."""
+
+    param: Tensor
+    group: int
+    active: bool  # may get a gradient: has its state
+    grad: Tensor | None
+    states: list[Tensor]
+    average: Tensor | None
+    steps: Tensor | None  # 0-dim float64: updates behind it
+
+
+def listed(params: Any) -> list[Any]:
+    """The entry "params" of a group as a list; its elements are not looked at."""
+    if isinstance(params, Tensor):
+        return [params]
+    if isinstance(params, set) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be an ordered collection of tensors, got {params!r}")
+    return list(params)
+
+
+def check_params(params: list[Any], taken: set[Tensor]) -> None:
+    """Raises for what cannot be optimized, and for a parameter that stands here or in `taken` already."""
+    seen: set[Tensor] = set()
+    for i, item in enumerate(params):
+        param = item[1] if isinstance(item, tuple) else item
+        name = f"params[{i}]"
+        if not isinstance(param, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {param!r}")
+        described = f"{name} of shape {tuple(param.shape)}, {param.dtype}"
+        if param in seen or param in taken:
+            where = "twice in this group" if param in seen else "in another group already"
+            raise ValueError(f"{described} is {where}: a parameter may be given once")
+        seen.add(param)
+        if not (param.is_leaf or param.retains_grad):
+            raise ValueError(f"{described} must be a leaf tensor, got the result of {param.grad_fn}")
+        check_param(param, described)
+
+
+def check_param(param: Tensor, described: str) -> None:
+    if is_traceable_wrapper_subclass(param):
+        raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
+    if param.layout != torch.strided:
+        raise TypeError(f"{described} must be dense, got layout {param.layout}")
+    if param.dtype not in STATE_DTYPES:
+        allowed = ", ".join(str(dtype) for dtype in STATE_DTYPES)
+        raise TypeError(f"{described} must be one of {allowed}, got {param.dtype}")
+    if _overlaps(param):
+        raise ValueError(f"{described} has elements that share memory: strides {param.stride()}")
+
+
+def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
+    described = f"the gradient of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
+    if grad.layout != torch.strided:
+        raise RuntimeError(f"{described} must be dense, got layout {grad.layout}: sparse gradients are not supported")
+    if grad.dtype != param.dtype:
+        raise TypeError(f"{described} must have the parameter's dtype, got {grad.dtype}")
+    if grad.device != param.device:
+        raise ValueError(f"{described} must be on the parameter's device, got {grad.device}")
+    if grad.shape != param.shape:
+        raise ValueError(f"{described} must have the parameter's shape, got {tuple(grad.shape)}")
+    if is_traceable_wrapper_subclass(grad):
+        raise TypeError(f"{described} is a {type(grad).__name__}, whose memory the kernels cannot reach")
+    if _overlaps(grad):
+        raise ValueError(f"{described} has elements that share memory: strides {grad.stride()}")
+
+
+def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
+    dtypes = (average_dtype(param),) if key == "average" else STATE_DTYPES[param.dtype]
+    described = f"state[{key!r}] of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{described} must be a tensor, got {value!r}")
+    if value.shape != param.shape or value.layout != torch.strided:
+        raise ValueError(f"{described} must be dense and of the parameter's shape, got {tuple(value.shape)}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}")
+    if _overlaps(value):
+        raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether two indices may mean one element."""
+    if tensor.is_contiguous() or tensor.numel() == 0:
+        return False
+    extent = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= extent:
+                return True
+            extent += stride * (size - 1)
+    return False
+
+
+def check_apart(params: list[Tensor]) -> None:
+    """Raises for two parameters that are views of the same elements: each would undo the other's step."""
+    spans = sorted(
+        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), tuple(p.shape))
+        for p in params
+        if p.numel() > 0 and torch._debug_has_internal_overlap(p) == 0
+    )
+    for (device, _, end, shape), (next_device, begin, _, next_shape) in zip(spans, spans[1:], strict=False):
+        if device == next_device and begin < end:
+            raise ValueError(f"params of shapes {shape} and {next_shape} on {device} share memory")
