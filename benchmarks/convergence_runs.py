@@ -13,10 +13,9 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
-from sgdr_fused import FusedSGD, GrowingBatchSampler, SnapshotEnsemble
+from sgdr_fused import FusedSGD, GrowingBatchSampler, SnapshotEnsemble, refreshed_batch_norm
 from sgdr_fused.schedules import (
     Constant,
     CosineWarmRestarts,
@@ -166,15 +165,20 @@ def run(task: Task) -> dict[str, Errors]:
         lr = SCHEDULES[task.schedule](task.rate, task.epochs * math.ceil(len(images) / BATCH))
         if isinstance(lr, OneCycle):
             momentum = lr.momentum
-    optimizer = FusedSGD(model.parameters(), lr=lr, momentum=momentum, nesterov=True, weight_decay=WEIGHT_DECAY)
+    on_top = task.schedule == ON_TOP_OF and not task.tuning
+    optimizer = FusedSGD(
+        model.parameters(),
+        lr=lr,
+        momentum=momentum,
+        nesterov=True,
+        weight_decay=WEIGHT_DECAY,
+        average="cycle" if on_top else None,
+    )
 
     errors: dict[str, Errors] = {task.schedule: []}
     with tempfile.TemporaryDirectory() as folder:
-        ensemble = None
-        if task.schedule == ON_TOP_OF and not task.tuning:
+        if on_top:
             ensemble = SnapshotEnsemble(model, optimizer, folder)
-            average = AveragedModel(model)
-            optimizer.register_cycle_end_hook(lambda optimizer, index: average.update_parameters(model))
             errors |= {ENSEMBLE: [], AVERAGE: []}
         cycles = 0
         for _ in range(task.epochs):
@@ -186,14 +190,17 @@ def run(task: Task) -> dict[str, Errors]:
                 optimizer.step()
             model.eval()
             errors[task.schedule].append(error(model, *held))
-            if ensemble is not None:
+            if on_top:
                 ended, cycles = len(ensemble.paths) > cycles, len(ensemble.paths)
                 errors[ENSEMBLE].append(error(ensemble.predict, *held) if ended else None)
-                if ended:
-                    update_bn(moved.split(BATCH), average)
-                    average.eval()
-                errors[AVERAGE].append(error(average, *held) if ended else None)
+                errors[AVERAGE].append(error_of_average(model, optimizer, moved, held) if ended else None)
     return errors
+
+
+def error_of_average(model: nn.Module, optimizer: FusedSGD, images: Tensor, held: list[Tensor]) -> float:
+    """`images` are those of training, for the statistics of batch norm."""
+    with optimizer.swap_average(), refreshed_batch_norm(model, images.split(BATCH)):
+        return error(model, *held)
 
 
 @torch.no_grad()
