@@ -15,7 +15,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.pool import Pool
 from statistics import mean
 from typing import NamedTuple
 
@@ -39,14 +39,11 @@ FULL = Extent(60, (0.003, 0.01, 0.03, 0.1, 0.3), {"digits": range(100, 110), "MN
 SMOKE = Extent(10, (0.1,), {"digits": range(100, 101), "MNIST": range(100, 101)}, range(1))
 
 
-def run_all(pool: ProcessPoolExecutor, tasks: Sequence[Task], title: str) -> list[dict[str, Errors]]:
-    futures = [pool.submit(run, task) for task in tasks]
-    for future in tqdm(as_completed(futures), title, total=len(futures), unit="training"):
-        future.result()  # an error ends it here, not after all others
-    return [future.result() for future in futures]
+def run_all(pool: Pool, tasks: Sequence[Task], title: str) -> list[dict[str, Errors]]:
+    return list(tqdm(pool.imap(run, tasks), title, total=len(tasks), unit="training"))
 
 
-def validation_errors(pool: ProcessPoolExecutor, extent: Extent) -> dict[tuple[str, str], dict[float, float]]:
+def validation_errors(pool: Pool, extent: Extent) -> dict[tuple[str, str], dict[float, float]]:
     """After the last epoch, the mean over the seeds for tuning; by data set and schedule, by rate."""
     cases = [
         (dataset, schedule, rate)
@@ -63,7 +60,7 @@ def validation_errors(pool: ProcessPoolExecutor, extent: Extent) -> dict[tuple[s
     return means
 
 
-def compare(pool: ProcessPoolExecutor, extent: Extent) -> list[Row]:
+def compare(pool: Pool, extent: Extent) -> list[Row]:
     validation = validation_errors(pool, extent)
     rates = {pair: min(errors, key=errors.__getitem__) for pair, errors in validation.items()}
     tasks = [Task(*pair, rate, seed, False, extent.epochs) for pair, rate in rates.items() for seed in extent.seeds]
@@ -85,7 +82,7 @@ def main() -> None:
     conditions = convergence_report.conditions()  # which also builds the extension, if need be: once
     start = time.perf_counter()
     spawn = multiprocessing.get_context("spawn")  # after a fork, torch's threads may hang
-    with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with spawn.Pool(2, torch.set_num_threads, (1,)) as pool:
         rows = compare(pool, SMOKE if smoke else FULL)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     conditions += (
