@@ -34,7 +34,7 @@ class Extent(NamedTuple):
 
 
 # A seed holds out 200 of the digits and 600 of MNIST: about 2,000 images of each judge a rate.
-FULL = Extent(60, (0.003, 0.01, 0.03, 0.1, 0.3), {"digits": range(100, 110), "MNIST": range(100, 103)}, range(10))
+FULL = Extent(30, (0.003, 0.01, 0.03, 0.1, 0.3), {"digits": range(100, 110), "MNIST": range(100, 103)}, range(10))
 # With fewer epochs, step decay has stretches without an epoch in them.
 SMOKE = Extent(10, (0.1,), {"digits": range(100, 101), "MNIST": range(100, 101)}, range(1))
 
