@@ -4,6 +4,7 @@
 #   make test       the test-suite
 #   make lint       ruff, mypy, clang-format
 #   make bench      timings against torch's fused optimizers
+#   make convergence   trains under each schedule and writes docs/convergence.md: a quarter of an hour; BENCH_ARGS=--smoke for a short run
 #   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
 #   make test-asan       the same under AddressSanitizer and UBSan
 #   make test-gpu   the test-suite with device="cuda"; GPU_RUNNER is put in front of the command
@@ -25,7 +26,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done.
 SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
 
-.PHONY: demo test lint bench test-emulated test-asan test-gpu bench-gpu build clean always
+.PHONY: demo test lint bench convergence test-emulated test-asan test-gpu bench-gpu build clean always
 .DELETE_ON_ERROR:
 
 demo: build
@@ -42,6 +43,9 @@ lint: $(VENV)/installed
 
 bench: build
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+convergence: build
+	$(BIN)/python benchmarks/convergence.py $(BENCH_ARGS)
 
 test-emulated: $(VENV)/installed
 	SGDR_FUSED_TEST_DEVICE=emulated_cuda $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -70,7 +74,7 @@ $(VENV)/built: $(VENV)/installed setup.py sgdr_fused/_build.py $(SOURCES)
 # install has no torch, so it compiles nothing.
 $(VENV)/installed: $(VENV)/settings pyproject.toml
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,test,lint]'
 	touch $@
 
 $(VENV)/settings: always
