@@ -8,6 +8,7 @@ SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import cases
 import emulation
 import pytest
 import torch
+
+from sgdr_fused import _backend, _build
 
 if cases.EMULATED:
     emulation.install()
@@ -30,6 +33,11 @@ if cases.PRETEND:
     )
 elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
+elif (
+    os.environ.get("SGDR_FUSED_BACKEND") != "reference" and shutil.which(_build.compiler()[0]) and not _backend.load()
+):
+    # Nearly every test would pass on the reference.
+    raise pytest.UsageError("the extension cannot be built or loaded; SGDR_FUSED_BACKEND=reference tests without it")
 
 
 def leaves_out_once() -> bool:
