@@ -33,9 +33,7 @@ if cases.PRETEND:
     )
 elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
-elif (
-    os.environ.get("SGDR_FUSED_BACKEND") != "reference" and shutil.which(_build.compiler()[0]) and not _backend.load()
-):
+elif os.environ.get("SGDR_FUSED_BACKEND") != "reference" and shutil.which(_build.compiler()[0]) and not _backend.load():
     # Nearly every test would pass on the reference.
     raise pytest.UsageError("the extension cannot be built or loaded; SGDR_FUSED_BACKEND=reference tests without it")
 
