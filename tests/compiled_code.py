@@ -70,12 +70,12 @@ class Kernel:
     def accesses(self, first: int = 0, last: int | None = None) -> Counter[str]:
         """Accesses to global, generic and local memory between two addresses, by instruction."""
         texts = [text for address, text in self.instructions if first <= address and (last is None or address <= last)]
-        found = [re.search(r"\b((?:LD|ST)[GL]?)(?:\.[A-Z0-9]+)*", text) for text in texts]
+        found = [re.search(r"\b((?:LD|ST)[GL]?)\b(?:\.[A-Z0-9]+)*", text) for text in texts]  # LDS is none of them
         # LDG.E.64.CONSTANT -> LDG.64; without a width it is 32 bits.
         return Counter(
             f"{m[1]}.{width[1] if (width := re.search(r'[.](U8|S8|U16|S16|64|128)', m[0])) else '32'}"
             for m in found
-            if m and not m[0].startswith(("LDS", "STS", "LDC"))
+            if m
         )
 
     @cached_property
@@ -151,9 +151,9 @@ def _kernel(
         return types.get(text) or re.sub(r"^NS_\d+|E$", "", text)
 
     rest = (registers, stack, spills, instructions)
-    if m := re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|S\w*_)Li(\d+)E", mangled):
+    if m := re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E", mangled):
         param = type_of(m[2])
-        state = types.get(m[3], param)  # S4_ and the like: the same type again
+        state = param if m[3].startswith("S") else type_of(m[3])  # S4_ and the like: the same type again
         return Kernel("step", architecture, m[1], param, state, int(m[4]), *rest)
     if m := re.search(r"measure_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
         return Kernel("measure", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
