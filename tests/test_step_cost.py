@@ -159,8 +159,8 @@ def check_cost(
     rate: str,
     put: Put,
     scaled: bool,
-    options: dict[str, Any] | None = None,
     passes: int = 1,
+    **options: Any,
 ) -> None:
     on_gpu, on_cpu = (Training(algorithm, model, device, rate, **options) for device in ("cuda", "cpu"))
     launches = passes * model.launches

@@ -62,27 +62,43 @@ __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& squar
   return nonfinite != 0;
 }
 
+// What a block works on.
+struct Work {
+  void* grad;
+  const Layout* layout;
+  int64_t begin;
+  int count;
+  int64_t start[kMaxDims];  // coordinates of the first element, where there is a layout
+};
+
+// By one thread, so that the others need not read it from global memory.
+__device__ void find_work(Work& work, const Plan& plan, const Chunk& chunk, void* grad) {
+  const Tensor& tensor = plan.tensors[chunk.tensor];
+  work.grad = grad;
+  work.layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
+  work.begin = first_element(chunk);
+  work.count = grad == nullptr ? 0 : num_elements(chunk, tensor);
+  if (work.layout != nullptr) coordinates_of(*work.layout, work.begin, work.start);
+}
+
 template <class grad_t, int kBytes>
 __global__ void __launch_bounds__(kThreads, 4)
     measure_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ double lanes[kLanes];
-  __shared__ int64_t start[kMaxDims];
+  __shared__ Work work;
   const Header& header = arguments.header;
   const Plan& plan = header.plan;
   const Clipping& clipping = plan.clipping;
   if (blockIdx.x < header.num_chunks) {
     const int64_t index = header.first_chunk + blockIdx.x;
-    const Chunk chunk = header.chunks[index];
-    const Tensor& tensor = plan.tensors[chunk.tensor];
-    void* grad = arguments.grads()[chunk.tensor - header.first_tensor];
-    const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
-    const int64_t begin = first_element(chunk);
-    if (layout != nullptr && threadIdx.x == 0) coordinates_of(*layout, begin, start);
+    if (threadIdx.x == 0) {
+      const Chunk chunk = header.chunks[index];
+      find_work(work, plan, chunk, arguments.grads()[chunk.tensor - header.first_tensor]);
+    }
     __syncthreads();
     const Square<opmath_t<grad_t>> square(header.grad_scale, clipping);
-    const int count = grad == nullptr ? 0 : num_elements(chunk, tensor);
-    const int nonfinite =
-        __syncthreads_or(add_squares<grad_t>(lanes, square, grad, layout, start, begin, count));
+    const int nonfinite = __syncthreads_or(add_squares<grad_t>(
+        lanes, square, work.grad, work.layout, work.start, work.begin, work.count));
     const double squares = add_up(lanes);
     if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0};
   }
