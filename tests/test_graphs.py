@@ -177,7 +177,7 @@ FORMS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", ids(TYPICAL))
-def test_what_a_capture_freezes(case: Case, form: str) -> None:
+def test_peer_16_what_a_capture_freezes(case: Case, form: str) -> None:
     """A number, but neither a tensor nor a Schedule. An eager step takes the new number."""
     lr = FORMS[form]()
     opt, graph = optimizer_with_graph(case, lr)
