@@ -1,6 +1,7 @@
 """Failures that other fused optimizers and schedulers have had, by the number they have in our list.
 
-Numbers 5, 6 and 7 are about schedules alone and stand in test_schedules_cosine.py and test_schedules.py, 16 in test_graphs.py.
+Numbers 5, 6 and 7 are about schedules alone and stand in test_schedules_cosine.py and test_schedules.py; 16 is in
+test_graphs.py.
 """
 
 from __future__ import annotations
