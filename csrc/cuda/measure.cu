@@ -63,7 +63,7 @@ __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& squar
 }
 
 // What a block works on.
-struct Work {
+struct MeasuredChunk {
   void* grad;
   const Layout* layout;
   int64_t begin;
@@ -72,7 +72,7 @@ struct Work {
 };
 
 // By one thread, so that the others need not read it from global memory.
-__device__ void find_work(Work& work, const Plan& plan, const Chunk& chunk, void* grad) {
+__device__ void find_chunk(MeasuredChunk& work, const Plan& plan, const Chunk& chunk, void* grad) {
   const Tensor& tensor = plan.tensors[chunk.tensor];
   work.grad = grad;
   work.layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
@@ -85,7 +85,7 @@ template <class grad_t, int kBytes>
 __global__ void __launch_bounds__(kThreads, 4)
     measure_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ double lanes[kLanes];
-  __shared__ Work work;
+  __shared__ MeasuredChunk work;
   const Header& header = arguments.header;
   const Plan& plan = header.plan;
   const Clipping& clipping = plan.clipping;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     const int64_t index = header.first_chunk + blockIdx.x;
     if (threadIdx.x == 0) {
       const Chunk chunk = header.chunks[index];
-      find_work(work, plan, chunk, arguments.grads()[chunk.tensor - header.first_tensor]);
+      find_chunk(work, plan, chunk, arguments.grads()[chunk.tensor - header.first_tensor]);
     }
     __syncthreads();
     const Square<opmath_t<grad_t>> square(header.grad_scale, clipping);
