@@ -87,7 +87,7 @@ ClippingSpec clipping_spec(const py::tuple& from) {
 }
 
 // (param, group, active, grad or None, states, average or None, remainder or None, steps or None,
-// index)
+// product or None, index)
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
   spec.param = from[0].cast<at::Tensor>();
@@ -98,7 +98,8 @@ TensorSpec tensor_spec(const py::tuple& from) {
   spec.average = tensor_or_undefined(from[5]);
   spec.remainder = tensor_or_undefined(from[6]);
   spec.steps = tensor_or_undefined(from[7]);
-  spec.index = from[8].cast<int32_t>();
+  spec.product = tensor_or_undefined(from[8]);
+  spec.index = from[9].cast<int32_t>();
   return spec;
 }
 

@@ -50,6 +50,23 @@ SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor) {
   return static_cast<int>(rest < kChunk ? rest : kChunk);
 }
 
+SGDR_HOST_DEVICE Known known_of(const Tensor& tensor) {
+  return {tensor.steps == nullptr ? 0.0 : *tensor.steps,
+          tensor.product == nullptr ? 1.0 : *tensor.product};
+}
+
+template <class Algorithm>
+SGDR_HOST_DEVICE Advance advance_of(const Tensor& tensor, const double* hypers,
+                                    const double* constants) {
+  const bool counts = tensor.steps != nullptr && Algorithm::counts(hypers);
+  return {counts, counts ? Algorithm::factor(hypers, constants, *tensor.steps + 1.0) : 1.0};
+}
+SGDR_HOST_DEVICE void apply(const Advance& advance, const Tensor& tensor) {
+  if (!advance.counts) return;
+  *tensor.steps += 1.0;
+  if (tensor.product != nullptr) *tensor.product *= advance.factor;
+}
+
 namespace cpu {
 
 // A tensor that takes part in a step.

@@ -227,6 +227,10 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
     tensor.steps = spec.steps.mutable_data_ptr<double>();
     if (steps_are_state_) watched.steps = spec.steps.unsafeGetTensorImpl();
   }
+  if (spec.product.defined()) {
+    tensor.product = spec.product.mutable_data_ptr<double>();
+    watched.product = spec.product.unsafeGetTensorImpl();
+  }
   if (spec.active) tensor.layout = add_layout(spec);
   entry.param_strides = strides_of(spec.param);
   entry.grad_strides = strides_of(grad);
@@ -329,7 +333,8 @@ bool OptimizerPlan::same(size_t i, const at::Tensor& grad) const {
       !kept(watched.remainder, tensor.remainder, entry.remainder_strides)) {
     return false;
   }
-  return watched.steps == nullptr || data_of(watched.steps) == tensor.steps;
+  return (watched.steps == nullptr || data_of(watched.steps) == tensor.steps) &&
+         (watched.product == nullptr || data_of(watched.product) == tensor.product);
 }
 
 bool OptimizerPlan::valid() {
@@ -367,6 +372,7 @@ void OptimizerPlan::bump_versions(bool unscaled) {
     for (int32_t k = 0; k < tensors_[i].num_states; ++k) bump(watched.states[k]);
     if (watched.remainder != nullptr) bump(watched.remainder);
     if (watched.steps != nullptr) bump(watched.steps);
+    if (watched.product != nullptr) bump(watched.product);
   }
 }
 
@@ -483,7 +489,7 @@ void OptimizerPlan::copy_to_device() {
   const size_t displays = packed.add(displays_);
   const size_t chunk_table = packed.add(chunks_);
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
-  const size_t counts = packed.add(std::vector<unsigned char>(tensors_.size()));
+  const size_t advances = packed.add(std::vector<Advance>(tensors_.size()));
   const size_t chunk_norms = packed.add(chunk_norms_);
   const size_t nonfinite = packed.add(std::vector<unsigned char>{0});
   const c10::cuda::CUDAGuard guard(clock_.device());
@@ -499,7 +505,7 @@ void OptimizerPlan::copy_to_device() {
   device_chunks_ = reinterpret_cast<const Chunk*>(base + chunk_table);
   plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
   plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
-  plan_.counts = reinterpret_cast<bool*>(base + counts);
+  plan_.advances = reinterpret_cast<Advance*>(base + advances);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
 

@@ -55,6 +55,7 @@ struct TensorSpec {
   at::Tensor average;    // undefined: none
   at::Tensor remainder;  // undefined: none
   at::Tensor steps;      // 0-dim float64, or undefined where the algorithm does not count
+  at::Tensor product;    // 0-dim float64, or undefined where the algorithm has none
   int32_t group = 0;
   int32_t index = 0;  // its place in the optimizer
   bool active = false;
@@ -108,6 +109,7 @@ class OptimizerPlan {
     at::TensorImpl* average;    // null: none
     at::TensorImpl* remainder;  // null: none
     at::TensorImpl* steps;      // null: not counted, or where no user can reach it
+    at::TensorImpl* product;    // null: none
     bool active;
     bool contiguous;  // every operand, as nearly always; else their strides are compared
   };

@@ -51,12 +51,19 @@ struct Tensor {
   void* states[kMaxStates];
   void* average;       // in the type that the update is computed in; null: none
   int16_t* remainder;  // of the parameter, see rounding.h; null: none
-  double* steps;       // updates behind it that count; null where the algorithm does not ask
+  double* steps;       // Known::steps; null where the algorithm does not ask
+  double* product;     // Known::product; null where the algorithm has none
   int64_t numel;
   int32_t num_states;
   int32_t group;
   int32_t layout;  // index into Plan::layouts; -1: every operand is dense, in the same order
   int32_t index;   // its place in the optimizer
+};
+
+// What a step does to a tensor's steps and product.
+struct Advance {
+  bool counts;  // else nothing
+  double factor;
 };
 
 // A scheduled hyperparameter as the user sees it: it holds the value of the next step.
@@ -106,8 +113,8 @@ struct Plan {
   bool rounds_by_lot;  // what is stored in BFloat16
   uint64_t seed;       // of the lots
   Clipping clipping;
-  int64_t* clock;  // steps taken
-  bool* counts;    // on a GPU, per tensor: whether the step under way counts for it
+  int64_t* clock;     // steps taken
+  Advance* advances;  // on a GPU, per tensor: of the step under way
 };
 
 SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,

@@ -9,6 +9,7 @@ from .adamax import FusedAdamax
 from .averages import EMA, refreshed_batch_norm
 from .growing_batch import GrowingBatchSampler
 from .hessian_free import HessianFreeLR, hessian_free_lr
+from .nadam import FusedNAdam
 from .range_test import LRFindResult, lr_find
 from .rmsprop import FusedRMSprop
 from .sgd import FusedSGD
@@ -22,6 +23,7 @@ __all__ = [
     "FusedAdam",
     "FusedAdamW",
     "FusedAdamax",
+    "FusedNAdam",
     "FusedRMSprop",
     "FusedSGD",
     "GrowingBatchSampler",

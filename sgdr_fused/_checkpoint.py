@@ -212,17 +212,20 @@ def _loaded_state(
                 continue
             if name in names:
                 _param_checks.check_state(param, name, value, described)
-            loaded[name] = _loaded_value(param, name, value, described)
+            loaded[name] = _loaded_value(optimizer, param, name, value, described)
         if loaded:
             state[param] = loaded
     return State(optimizer._changes, state)
 
 
-def _loaded_value(param: Tensor, name: str, value: Any, described: str) -> Any:
+def _loaded_value(optimizer: FusedOptimizer, param: Tensor, name: str, value: Any, described: str) -> Any:
     """A copy on the parameter's device, in its own dtype."""
     if name == "step":
         steps = _checks.count(f"state['step'] of {described}", value)
         return torch.tensor(steps, dtype=torch.float64, device=param.device)
+    if name == optimizer._product:
+        product = _checks.fraction(f"state[{name!r}] of {described}", value)
+        return torch.tensor(product, dtype=torch.float64, device=param.device)
     if not isinstance(value, Tensor):
         return value
     with torch.inference_mode(False), torch.no_grad():

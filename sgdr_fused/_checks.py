@@ -63,11 +63,21 @@ def integers(name: str, value: Any, low: int) -> tuple[int, ...]:
 
 def count(name: str, value: Any) -> int:
     """A whole number of steps, from an int, a float or a tensor with one element."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
-        value = value.item()
+    value = _item(name, value)
     number = between(name, value, 0.0, float(MAX_STEP))
     if not number.is_integer():
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     return int(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number in [0, 1], from one or from a tensor with one element."""
+    return between(name, _item(name, value), 0.0, 1.0)
+
+
+def _item(name: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
+    return value.item()

@@ -35,6 +35,8 @@ class FusedOptimizer(Optimizer):
     _constants: ClassVar[tuple[str, ...]]
     # Whether the state has `step`; else the count of a parameter's updates is kept beside it.
     _has_step: ClassVar[bool]
+    # The entry of the state, in [0, 1], that counted steps multiply by a factor of the algorithm's, if any.
+    _product: ClassVar[str | None] = None
     # Entries that torch's class does not have, and what a checkpoint without them means.
     _beyond_torch: ClassVar[Mapping[str, Any]] = {}
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()

@@ -44,6 +44,7 @@ class ParamSpec(NamedTuple):
     average: Tensor | None
     remainder: Tensor | None
     steps: Tensor | None  # 0-dim float64: updates behind it
+    product: Tensor | None  # 0-dim float64: of the factors of those
     number: int  # its place in the optimizer
 
 

@@ -112,12 +112,12 @@ def _param_spec(
         check_grad(param, grad, name)
     beside = kept_beside(param, optimizer._options)
     if not names and not beside:
-        return ParamSpec(param, group, True, grad, [], None, None, None, index), None
+        return ParamSpec(param, group, True, grad, [], None, None, None, None, index), None
     old = dict.get(optimizer.state, param)
     wanted = (*names, *beside)
     present = [key for key in wanted if old is not None and old.get(key) is not None]
     if grad is None and not present:
-        return ParamSpec(param, group, False, None, [], None, None, None, index), None
+        return ParamSpec(param, group, False, None, [], None, None, None, None, index), None
     if set(present) & set(names) and not set(names) <= set(present):
         raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
 
@@ -132,14 +132,15 @@ def _param_spec(
     if len({s.dtype for s in states}) > 1:
         raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
 
-    steps = None
+    steps = product = None
     if names:
         stepped = names[0] in present
         steps = _steps(optimizer, param, state, getattr(old, "steps", None), stepped, counts, name)
+        product = _product(optimizer, param, state, stepped, name)
     state.steps = steps
     unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
     average, remainder = (state[key] if key in beside else None for key in ("average", "remainder"))
-    spec = ParamSpec(param, group, True, grad, states, average, remainder, steps, index)
+    spec = ParamSpec(param, group, True, grad, states, average, remainder, steps, product, index)
     return spec, None if unchanged else state
 
 
@@ -168,8 +169,7 @@ def _steps(
         if optimizer._has_step and stepped:
             raise ValueError(f"state of {name} has {sorted(state)} but lacks 'step'")
         steps = 1 if stepped else 0  # a buffer that came from elsewhere has its first step behind it
-    fits = isinstance(steps, Tensor) and (steps.dtype, steps.device, steps.dim()) == (torch.float64, param.device, 0)
-    if not fits:
+    if not _is_number_on(param.device, steps):
         count = _checks.count(f"state['step'] of {name}", steps)
         if optimizer._has_step:
             steps = torch.tensor(count, dtype=torch.float64, device=param.device)
@@ -178,6 +178,25 @@ def _steps(
     if optimizer._has_step:
         dict.__setitem__(state, "step", steps)
     return steps
+
+
+def _product(optimizer: FusedOptimizer, param: Tensor, state: ParamState, stepped: bool, name: str) -> Tensor | None:
+    """The product of the factors of the parameter's updates, an entry of its state, where the algorithm has one."""
+    key = optimizer._product
+    if key is None:
+        return None
+    if stepped and state.get(key) is None:
+        raise ValueError(f"state of {name} has {sorted(state)} but lacks {key!r}")
+    product: Any = state.get(key)
+    if not _is_number_on(param.device, product):
+        number = 1.0 if product is None else _checks.fraction(f"state[{key!r}] of {name}", product)
+        product = torch.tensor(number, dtype=torch.float64, device=param.device)
+        dict.__setitem__(state, key, product)
+    return product
+
+
+def _is_number_on(device: torch.device, value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.dtype, value.device, value.dim()) == (torch.float64, device, 0)
 
 
 class _Counts:

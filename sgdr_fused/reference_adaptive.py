@@ -1,4 +1,4 @@
-"""Half of reference.py: the updates along the gradient itself, scaled by the size of past ones.
+"""A part of reference.py: the updates along the gradient itself, scaled by the size of past ones.
 
 Adagrad, RMSprop and Adadelta. What reference_updates.py says of state and arithmetic holds here too.
 """

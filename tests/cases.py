@@ -19,6 +19,7 @@ import pytest
 import torch
 from classical_sgd import ClassicalSGD
 from torch import Tensor
+from torch_nadam import NAdam
 
 from sgdr_fused import (
     FusedAdadelta,
@@ -26,6 +27,7 @@ from sgdr_fused import (
     FusedAdam,
     FusedAdamax,
     FusedAdamW,
+    FusedNAdam,
     FusedRMSprop,
     FusedSGD,
     _backend,
@@ -65,6 +67,7 @@ def expected_backend() -> str:
 
 
 Tensors = dict[str, Tensor]
+NUMBERS = ("step", "mu_product")  # entries of a parameter's state that are one number, in float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Algorithm:
 
 _ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 _ADAMW_DEFAULTS = {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True}
+_NADAM_DEFAULTS = {**_ADAM_DEFAULTS, "momentum_decay": 4e-3}
 _ADAGRAD_DEFAULTS = {"lr_decay": 0.0, "eps": 1e-10}
 _RMSPROP_DEFAULTS = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0}
 _ADADELTA_DEFAULTS = {"rho": 0.9, "eps": 1e-6}
@@ -93,6 +97,7 @@ SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {}, operands.sgd, beyo
 CLASSICAL_SGD = Algorithm(FusedSGD, ClassicalSGD, reference.sgd, {}, operands.sgd)
 ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS, operands.adam)
 ADAMW = Algorithm(FusedAdamW, torch.optim.AdamW, reference.adam, _ADAMW_DEFAULTS, operands.adam)
+NADAM = Algorithm(FusedNAdam, NAdam, reference.nadam, _NADAM_DEFAULTS, operands.nadam)
 ADAMAX = Algorithm(FusedAdamax, torch.optim.Adamax, reference.adamax, _ADAM_DEFAULTS, operands.adamax)
 ADAGRAD = Algorithm(FusedAdagrad, torch.optim.Adagrad, reference.adagrad, _ADAGRAD_DEFAULTS, operands.adagrad)
 RMSPROP = Algorithm(FusedRMSprop, torch.optim.RMSprop, reference.rmsprop, _RMSPROP_DEFAULTS, operands.rmsprop)
@@ -102,6 +107,7 @@ ALGORITHMS = {
     "sgd": SGD,
     "adam": ADAM,
     "adamw": ADAMW,
+    "nadam": NADAM,
     "adamax": ADAMAX,
     "adagrad": ADAGRAD,
     "rmsprop": RMSPROP,
@@ -157,6 +163,9 @@ CASES = (
     # and RMSprop's default alpha a buffer of many times the gradients.
     _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
     _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
+    _case("nadam"),
+    _case("nadam_low_betas", betas=(0.4, 0.5), eps=1e-3, momentum_decay=0.5, weight_decay=0.1, maximize=True),
+    _case("nadam_decoupled", momentum_decay=0.0, decoupled_weight_decay=True, weight_decay=0.1),
     _case("adamax"),
     _case("adamax_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.1, maximize=True),
     _case("adagrad"),

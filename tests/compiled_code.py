@@ -27,10 +27,10 @@ def cuobjdump() -> str | None:
 
 
 def states_of_algorithms() -> dict[str, tuple[int, int]]:
-    """The fewest and the most states of each algorithm, by the name of its struct in update_rules.h."""
+    """The fewest and the most states of each algorithm, by the name of its struct in rules/."""
     found = re.findall(
-        r"^struct (\w+) \{\n.*kName.*\n.*kMinStates = (\d), kMaxStates = (\d);",
-        (_build.csrc() / "update_rules.h").read_text(),
+        r"^struct (\w+) : Defaults \{\n.*kName.*\n.*kMinStates = (\d), kMaxStates = (\d);",
+        "".join(path.read_text() for path in sorted((_build.csrc() / "rules").glob("*.h"))),
         re.MULTILINE,
     )
     return {name: (int(fewest), int(most)) for name, fewest, most in found}

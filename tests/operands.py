@@ -7,6 +7,7 @@ state, the largest number that enters each element's sums, as if none of them ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,18 @@ def adam(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step
     root = new.get("max_exp_avg_sq", new["exp_avg_sq"]).sqrt() / (1 - beta2**step) ** 0.5
     update = lr / (1 - beta1**step) * m / (root + hyper["eps"])
     return {"exp_avg": m, "exp_avg_sq": v, "max_exp_avg_sq": w, "param": _param(old, new, update)}
+
+
+def nadam(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
+    g = _gradient(hyper, old, grad)
+    beta1, beta2 = hyper["betas"]
+    *past, next_mu = (beta1 * (1 - 0.5 * 0.96 ** (k * hyper["momentum_decay"])) for k in range(1, step + 2))
+    product = math.prod(past)
+    m = _average(beta1, _state(old, "exp_avg"), g)
+    v = _state(old, "exp_avg_sq") + (1 - beta2) * g * g
+    along = (1 - past[-1]) / (1 - product) * g + next_mu / (1 - product * next_mu) * m
+    update = lr * along / (new["exp_avg_sq"].sqrt() / (1 - beta2**step) ** 0.5 + hyper["eps"])
+    return {"exp_avg": m, "exp_avg_sq": v, "param": _param(old, new, update)}
 
 
 def adamax(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from cases import (
     CASES,
     DEVICE,
+    NUMBERS,
     SCHEDULES,
     SGD,
     TYPICAL,
@@ -89,7 +90,7 @@ def test_layout_is_torchs(case: Case, steps: int) -> None:
         for key, value in state.items():
             got = data["state"][i][key]
             assert got.shape == value.shape
-            assert got.dtype == (torch.float64 if key == "step" else value.dtype)
+            assert got.dtype == (torch.float64 if key in NUMBERS else value.dtype)
             torch.testing.assert_close(got.cpu().double(), value.double(), rtol=1e-12, atol=1e-12)
 
 
@@ -120,7 +121,7 @@ def test_from_torch(case: Case, options: dict[str, Any]) -> None:
     partly_train(theirs, range(4), torch_fused="fused" in options)
     ours = case.fused([torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)], lr=1.0)
     ours.load_state_dict(checkpoint(theirs))
-    assert all(s["step"].dtype == torch.float64 for s in ours.state.values() if "step" in s)
+    assert all(s[key].dtype == torch.float64 for s in ours.state.values() for key in NUMBERS if key in s)
     for opt in (ours, theirs):
         train(opt, range(4, 8))
     assert_equal_parameters(ours, theirs)

@@ -37,7 +37,7 @@ def steps(kernels: list[Kernel]) -> list[Kernel]:
 
 def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel]) -> None:
     """So that none is left out below: each algorithm, each pair of types, at least one size of arguments."""
-    assert set(STATES) >= {"Sgd", "Adam", "Adamax", "Adagrad", "RMSprop", "Adadelta"}
+    assert set(STATES) >= {"Sgd", "Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"}
     for architecture in ARCHITECTURES:
         found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}

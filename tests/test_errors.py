@@ -10,7 +10,16 @@ import pytest
 import torch
 from cases import ALGORITHMS, DEVICE, SCHEDULES, make_params, params_of, snapshot, train
 
-from sgdr_fused import FusedAdadelta, FusedAdagrad, FusedAdam, FusedAdamax, FusedAdamW, FusedRMSprop, FusedSGD
+from sgdr_fused import (
+    FusedAdadelta,
+    FusedAdagrad,
+    FusedAdam,
+    FusedAdamax,
+    FusedAdamW,
+    FusedNAdam,
+    FusedRMSprop,
+    FusedSGD,
+)
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Triangular
 
 NAN, INF = float("nan"), float("inf")
@@ -66,6 +75,11 @@ OF_ADAM: list[tuple[str, dict[str, Any], str, Any]] = [
     ("eps_negative", {"eps": -0.25}, "eps", -0.25),
     ("eps_nan", {"eps": NAN}, "eps", "nan"),
 ]
+OF_NADAM: list[tuple[str, dict[str, Any], str, Any]] = [
+    *OF_ADAM,
+    ("momentum_decay_negative", {"momentum_decay": -0.25}, "momentum_decay", -0.25),
+    ("momentum_decay_nan", {"momentum_decay": NAN}, "momentum_decay", "nan"),
+]
 OF_ADAGRAD: list[tuple[str, dict[str, Any], str, Any]] = [
     ("lr_decay_negative", {"lr_decay": -0.25}, "lr_decay", -0.25),
     ("lr_decay_nan", {"lr_decay": NAN}, "lr_decay", "nan"),
@@ -92,6 +106,7 @@ ARGUMENTS = [
         (FusedSGD, COMMON + OF_SGD),
         (FusedAdam, COMMON + OF_ADAM),
         (FusedAdamW, COMMON + OF_ADAM),
+        (FusedNAdam, COMMON + OF_NADAM),
         (FusedAdamax, COMMON + OF_ADAM),
         (FusedAdagrad, COMMON + OF_ADAGRAD),
         (FusedRMSprop, COMMON + OF_RMSPROP),

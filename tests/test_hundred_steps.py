@@ -44,6 +44,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "classical": {**MOMENTUM, "dampening": (0, 0.3), "nesterov": (False, True), "momentum_form": ("classical",)},
     "adam": {**OF_ADAM, "amsgrad": (False, True), "decoupled_weight_decay": (False, True)},
     "adamw": {**OF_ADAM, "amsgrad": (False, True)},
+    "nadam": {**OF_ADAM, "momentum_decay": (4e-3, 0.5), "decoupled_weight_decay": (False, True)},
     "adamax": OF_ADAM,
     "adagrad": {"lr_decay": (0, 0.1), "initial_accumulator_value": (0, 0.5), "eps": (1e-10, 1e-2)},
     "rmsprop": {**MOMENTUM, "centered": (False, True), "alpha": (0.99, 0.9), "eps": (1e-8, 1e-2)},

@@ -180,6 +180,8 @@ OTHERS = [
         ("adamw", "weight_decay", MOMENTUM, ""),
         ("adam_amsgrad", "betas", MOMENTUM, ""),
         ("classical", "momentum", MOMENTUM, ""),
+        ("nadam", "betas", MOMENTUM, ""),
+        ("nadam_decoupled", "weight_decay", MOMENTUM, ""),
         ("adamax", "betas", MOMENTUM, ""),
         ("adamax", "weight_decay", MOMENTUM, ""),
         ("adagrad", "weight_decay", MOMENTUM, ""),

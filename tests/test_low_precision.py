@@ -9,6 +9,7 @@ import torch
 from cases import (
     DEVICE,
     HALVES,
+    NUMBERS,
     PRETEND,
     SCHEDULES,
     SGD,
@@ -175,11 +176,11 @@ def test_states_in_another_type(case: Case, param: torch.dtype, state: torch.dty
     """Every step from equal inputs against the reference in float64."""
     opt = case.fused(make_params(SIZES, param), lr=0.05, state_dtype=state)
     for t in range(STEPS):
-        before = [{"param": p, **{k: v for k, v in opt.state[p].items() if k != "step"}} for p in params_of(opt)]
+        before = [{"param": p, **{k: v for k, v in opt.state[p].items() if k not in NUMBERS}} for p in params_of(opt)]
         before = [as_double(tensors) for tensors in before]
         train(opt, [t])
         for p, old in zip(params_of(opt), before, strict=True):
-            assert all(v.dtype == (torch.float64 if k == "step" else state) for k, v in opt.state[p].items())
+            assert all(v.dtype == (torch.float64 if k in NUMBERS else state) for k, v in opt.state[p].items())
             expected, grad = old["param"].clone(), p.grad.detach().cpu().double()
             states = {k: v.clone() for k, v in old.items() if k != "param"}
             if t and "step" in opt.state[p]:
@@ -188,7 +189,7 @@ def test_states_in_another_type(case: Case, param: torch.dtype, state: torch.dty
             new = {"param": expected, **states}
             operand = case.largest_operand(0.05, old, grad, new, t + 1)
             for key, actual in {"param": p, **opt.state[p]}.items():
-                if key != "step":
+                if key not in NUMBERS:
                     tolerance = one_step_tolerance(new[key], operand[key], actual.dtype)
                     assert_within(actual, new[key], tolerance, f"{key}, step {t}")
 

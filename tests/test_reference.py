@@ -17,6 +17,7 @@ from cases import (
     CLASSICAL_SGD,
     DTYPES,
     HALVES,
+    NUMBERS,
     SGD,
     Algorithm,
     assert_within,
@@ -91,6 +92,11 @@ def adam_options() -> Iterator[Options]:
 
 # With default eps, Adadelta's updates are lost in 16 bits.
 ADAPTIVE: dict[str, tuple[dict[str, Any], ...]] = {
+    "nadam": tuple(
+        {**moments, "momentum_decay": decay, "decoupled_weight_decay": decay == 0.5}
+        for moments in MOMENTS
+        for decay in (4e-3, 0.5)
+    ),
     "adamax": MOMENTS,
     "adagrad": tuple(combinations(lr_decay=(0, 0.1), initial_accumulator_value=(0, 0.5))),
     "rmsprop": tuple(combinations(alpha=(0.9,), momentum=(0, 0.9), centered=(False, True))),
@@ -120,6 +126,7 @@ TYPICAL = pick(
     "adam-beta1=0.9-weight_decay=0.1",
     "adamw-beta1=0.4-weight_decay=0.1-amsgrad-maximize",
     "classical-momentum=0.9-weight_decay=0.1-nesterov",
+    "nadam-betas=(0.4, 0.5)-eps=0.001-momentum_decay=0.5-decoupled_weight_decay-weight_decay=0.1-maximize",
     "adamax-betas=(0.4, 0.5)-eps=0.001-weight_decay=0.1-maximize",
     "adagrad-lr_decay=0.1-initial_accumulator_value=0.5-weight_decay=0.1-maximize",
     "rmsprop-alpha=0.9-momentum=0.9-centered-weight_decay=0.1-maximize",
@@ -146,7 +153,7 @@ class Torch:
 
 def doubles(param: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies in float64, without the step counter; SGD without momentum has None for a buffer."""
-    tensors = {"param": param, **{k: v for k, v in state.items() if k != "step" and v is not None}}
+    tensors = {"param": param, **{k: v for k, v in state.items() if k not in NUMBERS and v is not None}}
     return {name: tensor.detach().double().clone() for name, tensor in tensors.items()}
 
 
@@ -243,7 +250,7 @@ def test_low_precision_error_is_at_most_twice_torchs(options: Options, dtype: to
         for name in exact:
             error, bound = ((x[name] - exact[name]).abs().max().item() for x in (ours, theirs))
             assert error <= 2 * bound, f"step {t}, {name}"
-    assert all(tensor.dtype == dtype for name, tensor in state.items() if name != "step")
+    assert all(tensor.dtype == dtype for name, tensor in state.items() if name not in NUMBERS)
 
 
 @pytest.mark.parametrize("dtype", ids(DTYPES))
@@ -342,7 +349,7 @@ def test_float32_state_of_a_16_bit_parameter(options: Options, dtype: torch.dtyp
         options.update(param, grad, state, lr)
         assert bits(param) == bits(wide.to(dtype))
         assert {k: bits(v) for k, v in state.items()} == {k: bits(v) for k, v in wide_state.items()}
-    assert all(v.dtype == (torch.float64 if k == "step" else torch.float32) for k, v in state.items())
+    assert all(v.dtype == (torch.float64 if k in NUMBERS else torch.float32) for k, v in state.items())
 
 
 @pytest.mark.parametrize("dtype", ids(DTYPES))
@@ -358,7 +365,7 @@ def test_state_is_made_as_torch_makes_it(options: Options, dtype: torch.dtype) -
     for name, tensor in state.items():
         assert tensor.shape == expected[name].shape
         assert tensor.stride() == expected[name].stride()
-        assert tensor.dtype == (torch.float64 if name == "step" else dtype)
+        assert tensor.dtype == (torch.float64 if name in NUMBERS else dtype)
         assert not tensor.requires_grad
 
 

@@ -184,21 +184,19 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
   spans.reserve(step.items.size());
   int64_t units = 0;
   int32_t last_group = -1;
-  double last_steps = -1.0;
+  Known last_known = {};
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
-    const double steps = tensor.steps == nullptr ? 0.0 : *tensor.steps;
-    if (item.grad != nullptr && tensor.steps != nullptr &&
-        Algorithm::counts(hypers[tensor.group].data())) {
-      *tensor.steps = steps + 1.0;
-    }
+    const double* of_group = hypers[tensor.group].data();
+    const double* constants = plan.groups[tensor.group].constants;
+    const Known known = known_of(tensor);
+    if (item.grad != nullptr) apply(advance_of<Algorithm>(tensor, of_group, constants), tensor);
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
-    if (tensor.group != last_group || steps != last_steps) {
-      scalars.push_back(Algorithm::scalars(hypers[tensor.group].data(),
-                                           plan.groups[tensor.group].constants, steps));
+    if (tensor.group != last_group || !(known == last_known)) {
+      scalars.push_back(Algorithm::scalars(of_group, constants, known));
       last_group = tensor.group;
-      last_steps = steps;
+      last_known = known;
     }
     spans.push_back({&scalars.back(), units});
     units += (tensor.numel + kUnit - 1) / kUnit;

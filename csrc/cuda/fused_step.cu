@@ -155,13 +155,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   __syncthreads();
   if (blockIdx.x < header.num_chunks) {
     if (threadIdx.x == 0) {
-      const double* steps = work.tensor.steps;
-      scalars = Algorithm::scalars(work.hypers, plan.groups[work.tensor.group].constants,
-                                   steps == nullptr ? 0.0 : *steps);
+      const double* constants = plan.groups[work.tensor.group].constants;
+      scalars = Algorithm::scalars(work.hypers, constants, known_of(work.tensor));
       factors = grad_factors<opmath_t<param_t>>(header);
       find_memory<param_t, state_t>(work, plan, clock);
       if (work.chunk.index == 0) {
-        plan.counts[work.chunk.tensor] = Algorithm::counts(work.hypers);
+        plan.advances[work.chunk.tensor] =
+            advance_of<Algorithm>(work.tensor, work.hypers, constants);
       }
     }
     __syncthreads();
@@ -173,8 +173,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (!is_last_block(header.ticket)) return;
   for (int i = threadIdx.x; i < header.num_tensors; i += kThreads) {
     const int tensor = header.first_tensor + i;
-    double* steps = plan.tensors[tensor].steps;
-    if (grads[i] != nullptr && steps != nullptr && plan.counts[tensor]) *steps += 1.0;
+    if (grads[i] != nullptr) apply(plan.advances[tensor], plan.tensors[tensor]);
   }
   if (header.is_last_launch) {
     const int64_t next = clock + 1;

@@ -1,0 +1,59 @@
+// What the update rules share.
+#pragma once
+
+#include <cmath>
+
+#include "../host_device.h"
+
+namespace sgdr_fused {
+
+// What a step knows of a parameter beforehand.
+struct Known {
+  double steps;    // how many updates that count it has behind it
+  double product;  // of the factors of those
+
+  SGDR_HOST_DEVICE bool operator==(const Known& other) const {
+    return steps == other.steps && product == other.product;
+  }
+};
+
+// What an algorithm has unless it says otherwise.
+struct Defaults {
+  SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
+  SGDR_HOST_DEVICE static double factor(const double*, const double*, double) { return 1.0; }
+};
+
+// Correctly rounded on both sides; the overloads of ::sqrt differ between compilers.
+SGDR_HOST_DEVICE float sqrt_of(float x) { return sqrtf(x); }
+SGDR_HOST_DEVICE double sqrt_of(double x) { return sqrt(x); }
+SGDR_HOST_DEVICE float abs_of(float x) { return fabsf(x); }
+SGDR_HOST_DEVICE double abs_of(double x) { return fabs(x); }
+
+// The larger of two, or NaN where either is.
+template <class T>
+SGDR_HOST_DEVICE T larger(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+
+// What to descend along: the gradient, of the objective or of its negative, and the coupled decay.
+template <class T>
+SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
+  g = maximize ? -g : g;
+  // A product with 0 would turn an infinite parameter into a NaN.
+  return weight_decay != 0 ? g + weight_decay * p : g;
+}
+
+// From start to end by weight, from the nearer one, so that both ends are exact as in torch's lerp.
+template <class T>
+SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
+  const T change = end - start;
+  return weight < T(0.5) ? start + weight * change : end - change * one_minus_weight;
+}
+
+// The moving average of squares.
+template <class T>
+SGDR_HOST_DEVICE T average_square(T old, T x, T decay, T weight) {
+  return decay * old + weight * x * x;
+}
+
+}  // namespace sgdr_fused
