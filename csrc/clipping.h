@@ -14,6 +14,18 @@ namespace sgdr_fused {
 // Eight to a thread of a GPU's block, so that it loads 128 bits of any type.
 constexpr int kLanes = 2048;
 
+// Where two sums are made at once, neighbours are added first: pair i of elements is added to
+// number i % kPairLanes. So a thread of a GPU has the registers for both.
+constexpr int kPairLanes = kLanes / 2;
+
+// So many of at most `most` lanes that `count` summands reach them all. The others would add
+// nothing but zeros.
+SGDR_HOST_DEVICE int num_lanes(int most, int64_t count) {
+  int lanes = most;
+  while (lanes > 1 && lanes / 2 >= count) lanes /= 2;
+  return lanes;
+}
+
 template <class T>
 SGDR_HOST_DEVICE T clamped(T grad, T max_value) {
   const T above = grad > max_value ? max_value : grad;  // a NaN stays one

@@ -42,6 +42,10 @@ struct Chunk {
   int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
 };
 
+// At least one: the step of a tensor without elements counts too.
+SGDR_HOST_DEVICE int64_t num_chunks(const Tensor& tensor) {
+  return tensor.numel <= kChunk ? 1 : (tensor.numel + kChunk - 1) / kChunk;
+}
 SGDR_HOST_DEVICE int64_t first_element(const Chunk& chunk) {
   return static_cast<int64_t>(chunk.index) * kChunk;
 }
@@ -50,9 +54,12 @@ SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor) {
   return static_cast<int>(rest < kChunk ? rest : kChunk);
 }
 
-SGDR_HOST_DEVICE Known known_of(const Tensor& tensor) {
+// The tensor is number `index` of the plan's, and its squares, if there are any, were measured.
+template <class Algorithm>
+SGDR_HOST_DEVICE Known known_of(const Plan& plan, const Tensor& tensor, int32_t index) {
   return {tensor.steps == nullptr ? 0.0 : *tensor.steps,
-          tensor.product == nullptr ? 1.0 : *tensor.product};
+          tensor.product == nullptr ? 1.0 : *tensor.product,
+          kMeasures<Algorithm> ? plan.measures.tensors[index] : Squares{}};
 }
 
 template <class Algorithm>
@@ -84,7 +91,8 @@ struct Step {
   const float* grad_scale;  // null: gradients are as they should be
   const float* found_inf;   // null, or any number but 0: the step is skipped
   double average_weight;    // average_weight() of the plan
-  const Chunk* chunks;      // as many as Clipping::chunks
+  const Chunk* chunks;      // in the order of the tensors; none where nothing is measured
+  int64_t num_chunks;
 };
 
 // Calls its last argument on disjoint ranges that cover [0, total), in parallel where total is
@@ -97,6 +105,9 @@ double average_weight(const Plan& plan);
 
 // Measures the gradients: Clipping::norm and nonfinite.
 void measure(const Step& step, ParallelFor parallel_for);
+
+// Measures the parameters and their directions: Plan::measures, where the step is taken.
+void measure_tensors(int algorithm, const Step& step, ParallelFor parallel_for);
 
 // One step: updates, averages, each tensor's count of updates, the clock, the displays. False: it
 // was skipped, and nothing was touched.
@@ -135,6 +146,10 @@ int64_t max_payload_words();
 
 // Measures the gradients: Clipping::norm, nonfinite and skipped. Returns a cudaError_t.
 int measure(const Step& step, const std::vector<Launch>& launches, void* stream);
+
+// Measures the parameters and their directions: Plan::measures. Returns a cudaError_t.
+int measure_tensors(int algorithm, const Step& step, const std::vector<Launch>& launches,
+                    void* stream);
 
 // One step: the launches in order, of which the last advances the clock. Returns a cudaError_t.
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream);

@@ -43,6 +43,12 @@ int index_of(AlgorithmList<Algorithms...>, const std::string& name) {
   return found;
 }
 
+template <class... Algorithms>
+bool measures(AlgorithmList<Algorithms...>, int algorithm) {
+  int index = 0;
+  return ((index++ == algorithm && kMeasures<Algorithms>) || ...);
+}
+
 c10::SmallVector<int64_t, 4> strides_of(const at::Tensor& tensor) {
   return c10::SmallVector<int64_t, 4>(tensor.strides().begin(), tensor.strides().end());
 }
@@ -78,6 +84,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                              const AverageSpec& average, std::optional<uint64_t> rounding_seed,
                              ClippingSpec clipping)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
+      measures_(measures(AllAlgorithms{}, algorithm_)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       clipping_(std::move(clipping)),
@@ -103,7 +110,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                 average.count.mutable_data_ptr<int64_t>()};
     count_ = average.count;
   }
-  if (on_gpu_ || clipping_.norm.defined()) {
+  if (on_gpu_ || measures_ || clipping_.norm.defined()) {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       for (int64_t k = 0; k < num_chunks_of(i); ++k) {
         chunks_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
@@ -121,6 +128,10 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     clips.chunks = chunk_norms_.data();
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
   }
+  if (measures_) {
+    chunk_squares_.resize(chunks_.size());
+    tensor_squares_.resize(tensors_.size());
+  }
   if (clipping_.skipped.defined()) clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
   plan_ = {tensors_.data(),
            groups_.data(),
@@ -133,6 +144,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            rounding_seed.has_value(),
            rounding_seed.value_or(0),
            clips,
+           {chunk_squares_.data(), tensor_squares_.data(), nullptr},
            clock_.mutable_data_ptr<int64_t>(),
            nullptr};
   if (on_gpu_) copy_to_device();
@@ -241,10 +253,9 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   tensors_.push_back(tensor);
 }
 
-// At least one: the step of a tensor without elements counts too. None of what takes no part.
+// None of what takes no part.
 int64_t OptimizerPlan::num_chunks_of(size_t tensor) const {
-  if (!entries_[tensor].spec.active) return 0;
-  return std::max<int64_t>(1, (tensors_[tensor].numel + kChunk - 1) / kChunk);
+  return entries_[tensor].spec.active ? num_chunks(tensors_[tensor]) : 0;
 }
 
 // Dimensions in the parameter's memory order, neighbours merged where every operand allows it.
@@ -396,7 +407,8 @@ bool OptimizerPlan::run_cpu(const std::optional<at::Tensor>& grad_scale,
                     data_of(grad_scale),
                     data_of(found_inf),
                     cpu::average_weight(plan_),
-                    chunks_.data()};
+                    chunks_.data(),
+                    static_cast<int64_t>(chunks_.size())};
   step.items.reserve(entries_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
     const bool averages = step.average_weight != 0.0 && tensors_[i].average != nullptr;
@@ -412,6 +424,7 @@ bool OptimizerPlan::run_cpu(const std::optional<at::Tensor>& grad_scale,
     cpu::measure(step, parallel_for);
     check_norm(found_inf);
   }
+  if (measures_) cpu::measure_tensors(algorithm_, step, parallel_for);
   return cpu::step(algorithm_, step, parallel_for);
 }
 
@@ -491,6 +504,9 @@ void OptimizerPlan::copy_to_device() {
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
   const size_t advances = packed.add(std::vector<Advance>(tensors_.size()));
   const size_t chunk_norms = packed.add(chunk_norms_);
+  const size_t chunk_squares = packed.add(chunk_squares_);
+  const size_t tensor_squares = packed.add(tensor_squares_);
+  const size_t tickets = packed.add(std::vector<uint32_t>(tensor_squares_.size()));
   const size_t nonfinite = packed.add(std::vector<unsigned char>{0});
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
@@ -505,6 +521,9 @@ void OptimizerPlan::copy_to_device() {
   device_chunks_ = reinterpret_cast<const Chunk*>(base + chunk_table);
   plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
   plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
+  plan_.measures = {reinterpret_cast<Squares*>(base + chunk_squares),
+                    reinterpret_cast<Squares*>(base + tensor_squares),
+                    reinterpret_cast<uint32_t*>(base + tickets)};
   plan_.advances = reinterpret_cast<Advance*>(base + advances);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
@@ -528,6 +547,7 @@ bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
     check(cuda::measure(step, launches_, stream.stream()));
     check_norm(found_inf);
   }
+  if (measures_) check(cuda::measure_tensors(algorithm_, step, launches_, stream.stream()));
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
   return true;  // or so it seems: only the device knows
 }

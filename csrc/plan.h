@@ -143,6 +143,7 @@ class OptimizerPlan {
   void check_norm(const std::optional<at::Tensor>& found_inf) const;
 
   int algorithm_;
+  bool measures_;  // the algorithm does
   bool on_gpu_;
   at::Tensor clock_;
   at::Tensor count_;  // of the averages
@@ -168,6 +169,7 @@ class OptimizerPlan {
   std::vector<Display> displays_;
   std::vector<Chunk> chunks_;
   std::vector<ChunkNorm> chunk_norms_;
+  std::vector<Squares> chunk_squares_, tensor_squares_;
   bool nonfinite_ = false;
   Plan plan_;  // points into the vectors above, or into device_memory_
 

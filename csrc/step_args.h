@@ -5,13 +5,14 @@
 
 #include "dtype.h"
 #include "host_device.h"
+#include "rules/base.h"
 #include "schedules.h"
 
 namespace sgdr_fused {
 
 constexpr int kMaxStates = 3;
 constexpr int kMaxHypers = 4;
-constexpr int kMaxConstants = 4;
+constexpr int kMaxConstants = 7;
 constexpr int kMaxDims = 8;
 
 // The memory that a step reads and writes for a tensor, by its place in Layout::strides. What is
@@ -100,6 +101,13 @@ struct Clipping {
   int64_t num_chunks;
 };
 
+// What a step measures of each parameter, if its algorithm does.
+struct Measures {
+  Squares* chunks;    // in the order of the chunk table
+  Squares* tensors;   // in that of Plan::tensors
+  uint32_t* tickets;  // on a GPU, per tensor
+};
+
 // What stays the same from step to step. On a GPU the pointers are the device's.
 struct Plan {
   const Tensor* tensors;
@@ -113,6 +121,7 @@ struct Plan {
   bool rounds_by_lot;  // what is stored in BFloat16
   uint64_t seed;       // of the lots
   Clipping clipping;
+  Measures measures;
   int64_t* clock;     // steps taken
   Advance* advances;  // on a GPU, per tensor: of the step under way
 };

@@ -8,8 +8,10 @@
 //                            gradient (unscaled) and its states
 // and, where Defaults has not what it needs,
 //   counts()                 whether a step with these values is one that Known::steps counts
-//   factor()                 by what such a step multiplies Known::product; given its number, from
-//   1
+//   factor()                 by what such a step, given its number, multiplies Known::product
+//   kMeasuredStates          an algorithm with a rate of each parameter's own: how many states
+//                            Rule::direction() takes, of which Known::squares are; else -1
+//   measures()               whether a group with these constants has such rates
 // hypers[] are the values of this step (number, tensor or schedule), constants[] those that only a
 // new plan changes; the enums name the entries, in the order in which the Python class lists them.
 #pragma once
@@ -34,10 +36,14 @@ struct AverageRule {
   }
 };
 
+template <class Algorithm>
+constexpr bool kMeasures = Algorithm::kMeasuredStates >= 0;
+
 template <class... Algorithms>
 struct AlgorithmList {};
 
 // Everything that is instantiated or looked up per algorithm goes through this list.
-using AllAlgorithms = AlgorithmList<Sgd, Adam, NAdam, Adamax, Adagrad, RMSprop, Adadelta>;
+using AllAlgorithms =
+    AlgorithmList<Sgd, Lars, Adam, NAdam, Adamax, Lamb, Adagrad, RMSprop, Adadelta>;
 
 }  // namespace sgdr_fused

@@ -9,6 +9,8 @@ from .adamax import FusedAdamax
 from .averages import EMA, refreshed_batch_norm
 from .growing_batch import GrowingBatchSampler
 from .hessian_free import HessianFreeLR, hessian_free_lr
+from .lamb import FusedLAMB
+from .lars import FusedLARS
 from .nadam import FusedNAdam
 from .range_test import LRFindResult, lr_find
 from .rmsprop import FusedRMSprop
@@ -23,6 +25,8 @@ __all__ = [
     "FusedAdam",
     "FusedAdamW",
     "FusedAdamax",
+    "FusedLAMB",
+    "FusedLARS",
     "FusedNAdam",
     "FusedRMSprop",
     "FusedSGD",

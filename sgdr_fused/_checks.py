@@ -70,6 +70,11 @@ def count(name: str, value: Any) -> int:
     return int(value)
 
 
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def fraction(name: str, value: Any) -> float:
     """A number in [0, 1], from one or from a tensor with one element."""
     return between(name, _item(name, value), 0.0, 1.0)

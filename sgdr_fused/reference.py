@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .reference_adaptive import *  # noqa: F403
 from .reference_clipping import *  # noqa: F403
+from .reference_layerwise import *  # noqa: F403
 from .reference_moments import *  # noqa: F403
 from .reference_rounding import *  # noqa: F403
 from .reference_schedules import *  # noqa: F403

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from . import _checks, reference
-from ._hypers import Hyper
-from ._optimizer import FusedOptimizer
+from . import reference
+from ._momentum import MomentumOptimizer
 from ._options import Options
-from ._param_checks import ParamSpec
-from ._tracked import Group
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FusedSGD"]
 
 
-class FusedSGD(FusedOptimizer):
+class FusedSGD(MomentumOptimizer):
     r"""Stochastic gradient descent, in one pass over the parameters: a drop-in for ``torch.optim.SGD``.
 
     At each step, for a parameter ``p`` with gradient ``g``::
@@ -75,9 +72,6 @@ class FusedSGD(FusedOptimizer):
     """
 
     _algorithm = "sgd"
-    _hypers = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
-    _constants = ("dampening", "nesterov", "maximize", "momentum_form")
-    _has_step = False
     _beyond_torch = MappingProxyType({"momentum_form": "torch"})
 
     def __init__(
@@ -113,55 +107,5 @@ class FusedSGD(FusedOptimizer):
             **options,
         )
 
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        momentum = group["momentum"]
-        unused = not isinstance(momentum, Tensor) and momentum == 0
-        return () if unused else ("momentum_buffer",)
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key == "dampening":
-            _checks.rate(key, value)
-        elif key == "momentum_form" and value not in ("torch", "classical"):
-            raise ValueError(f'momentum_form must be "torch" or "classical", got {value!r}')
-
-    def _kernel_constant(self, key: str, value: Any) -> float:
-        return float(value == "classical" if key == "momentum_form" else value)
-
-    def _assign(self, group: Group, key: str, value: Any) -> Any:
-        old = group.get(key, value)
-        value = super()._assign(group, key, value)
-        if (
-            key == "momentum_form"
-            and value != old
-            and any("momentum_buffer" in self.state.get(param, ()) for param in group["params"])
-        ):
-            raise ValueError(
-                f"momentum_form cannot change from {old!r} to {value!r} while the group's parameters have a "
-                "momentum_buffer, which means another thing in either; remove it from the state first"
-            )
-        return value
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        momentum, dampening = group["momentum"], group["dampening"]
-        if group["nesterov"] and (not self._state_names(group) or dampening != 0):
-            raise ValueError(
-                "nesterov=True needs momentum > 0 and dampening == 0, "
-                f"got momentum={momentum!r} and dampening={dampening!r}"
-            )
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        buffered = spec.steps is not None and float(spec.steps) > 0
-        state = {"momentum_buffer": spec.states[0]} if buffered else {}
-        lr, momentum, weight_decay = hypers
-        reference.sgd(
-            spec.param,
-            grad,
-            state,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
-        )
-        if spec.steps is not None and "momentum_buffer" in state:
-            spec.steps.add_(1)
-            spec.states[0].copy_(state["momentum_buffer"])
+    def _reference(self, *operands: Any, **options: Any) -> None:
+        reference.sgd(*operands, **options)

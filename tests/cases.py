@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import emulation
+import layerwise
 import operands
 import pytest
 import torch
@@ -27,6 +28,8 @@ from sgdr_fused import (
     FusedAdam,
     FusedAdamax,
     FusedAdamW,
+    FusedLAMB,
+    FusedLARS,
     FusedNAdam,
     FusedRMSprop,
     FusedSGD,
@@ -73,7 +76,8 @@ NUMBERS = ("step", "mu_product")  # entries of a parameter's state that are one 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
     """A fused class, torch's class, the function of reference.py with its defaults, how large its sums are
-    (operands.py), and the entries of its groups that torch's has not."""
+    (operands.py), the entries of its groups that torch's has not, and whether an update depends on all elements of its
+    parameter."""
 
     fused: type[torch.optim.Optimizer]
     torch: type[torch.optim.Optimizer]
@@ -81,6 +85,7 @@ class Algorithm:
     defaults: Mapping[str, Any]
     largest_operand: Callable[..., Tensors]
     beyond_torch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    per_tensor: bool = False
 
     def takes(self, option: str) -> bool:
         """Whether torch's constructor, and so ours, has that argument."""
@@ -90,6 +95,8 @@ class Algorithm:
 _ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 _ADAMW_DEFAULTS = {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True}
 _NADAM_DEFAULTS = {**_ADAM_DEFAULTS, "momentum_decay": 4e-3}
+_LARS_DEFAULTS = {"trust_coefficient": 1e-3, "eps": 1e-8, "momentum": 0.9, "momentum_form": "classical"}
+_LAMB_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
 _ADAGRAD_DEFAULTS = {"lr_decay": 0.0, "eps": 1e-10}
 _RMSPROP_DEFAULTS = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0}
 _ADADELTA_DEFAULTS = {"rho": 0.9, "eps": 1e-6}
@@ -102,7 +109,9 @@ ADAMAX = Algorithm(FusedAdamax, torch.optim.Adamax, reference.adamax, _ADAM_DEFA
 ADAGRAD = Algorithm(FusedAdagrad, torch.optim.Adagrad, reference.adagrad, _ADAGRAD_DEFAULTS, operands.adagrad)
 RMSPROP = Algorithm(FusedRMSprop, torch.optim.RMSprop, reference.rmsprop, _RMSPROP_DEFAULTS, operands.rmsprop)
 ADADELTA = Algorithm(FusedAdadelta, torch.optim.Adadelta, reference.adadelta, _ADADELTA_DEFAULTS, operands.adadelta)
-# Those that torch has.
+LARS = Algorithm(FusedLARS, layerwise.LARS, reference.lars, _LARS_DEFAULTS, operands.lars, per_tensor=True)
+LAMB = Algorithm(FusedLAMB, layerwise.LAMB, reference.lamb, _LAMB_DEFAULTS, operands.lamb, per_tensor=True)
+# Those that torch has, and those that it has not, beside which stands a class of the tests'.
 ALGORITHMS = {
     "sgd": SGD,
     "adam": ADAM,
@@ -113,6 +122,7 @@ ALGORITHMS = {
     "rmsprop": RMSPROP,
     "adadelta": ADADELTA,
 }
+NOT_IN_TORCH = {"classical": CLASSICAL_SGD, "lars": LARS, "lamb": LAMB}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +148,7 @@ class Case:
 
 
 def _case(name: str, **hyper: Any) -> Case:
-    first = name.split("_")[0]
-    return Case(name, CLASSICAL_SGD if first == "classical" else ALGORITHMS[first], hyper)
+    return Case(name, {**ALGORITHMS, **NOT_IN_TORCH}[name.split("_")[0]], hyper)
 
 
 # beta2 = 0.5 lets the second moment fall, without which amsgrad's maximum is never taken;
@@ -160,12 +169,17 @@ CASES = (
     _case("adamw"),
     _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
     # Of the others, each kernel with each branch of its rule. Adadelta's default eps gives updates that 16 bits lose,
-    # and RMSprop's default alpha a buffer of many times the gradients.
+    # RMSprop's default alpha a buffer of many times the gradients, and LARS' trust coefficient is for large batches.
     _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
     _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
     _case("nadam"),
     _case("nadam_low_betas", betas=(0.4, 0.5), eps=1e-3, momentum_decay=0.5, weight_decay=0.1, maximize=True),
     _case("nadam_decoupled", momentum_decay=0.0, decoupled_weight_decay=True, weight_decay=0.1),
+    _case("lars", trust_coefficient=0.5, nesterov=True, weight_decay=0.1),
+    _case("lars_torch", trust_coefficient=0.5, eps=1.0, dampening=0.3, momentum_form="torch", maximize=True),
+    _case("lars_plain", trust_coefficient=0.5, momentum=0.0, weight_decay=0.1),
+    _case("lamb"),
+    _case("lamb_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.0, maximize=True),
     _case("adamax"),
     _case("adamax_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.1, maximize=True),
     _case("adagrad"),
@@ -179,6 +193,8 @@ CASES = (
 )
 # One of each kernel, for tests that are not about arithmetic.
 TYPICAL = tuple(c for c in CASES if c.id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
+# The same of those that measure each parameter before the update.
+MEASURING = tuple(c for c in CASES if c.id in ("lars", "lamb"))
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)

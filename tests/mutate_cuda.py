@@ -77,8 +77,15 @@ MUTATIONS = (
     Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {"),
     Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
     Mutation("counts: also without a gradient", "if (grads[i] != nullptr) apply(", "if (true) apply("),
-    Mutation("counts: also without momentum", "tensor.steps != nullptr && Algorithm::counts(hypers)", "true", STEP),
-    Mutation("counts: a product that no step advances", "*tensor.product *= advance.factor", "*tensor.product *= 1.0", STEP),
+    Mutation(
+        "counts: also without momentum",
+        "tensor.steps != nullptr && Algorithm::counts(hypers)",
+        "tensor.steps != nullptr",
+        STEP,
+    ),
+    Mutation(
+        "counts: a product that no step advances", "*tensor.product *= advance.factor", "*tensor.product *= 1.0", STEP
+    ),
     Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", ""),
     Mutation("clip: ignored", "if (changes.clips) g =", "if (changes.clips && false) g =", ELEMENT),
     Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient("),

@@ -42,6 +42,31 @@ def sgd(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step:
     return {"momentum_buffer": m, "param": _param(old, new, outside * (g + m))}
 
 
+def lars(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
+    of_param, of_grad = old["param"].norm(), grad.double().norm()
+    ratio = 1.0
+    if of_param != 0 and of_grad != 0:
+        denominator = of_grad + hyper.get("weight_decay", 0.0) * of_param + hyper["eps"]
+        ratio = float(hyper["trust_coefficient"] * of_param / denominator)
+    inside, outside = (lr * ratio, 1.0) if hyper["momentum_form"] == "classical" else (ratio, lr)
+    g = inside * _gradient(hyper, old, grad)
+    m = g + _state(old, "momentum_buffer")
+    return {"momentum_buffer": m, "param": _param(old, new, outside * (g + m))}
+
+
+def lamb(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
+    g = grad.double().abs()
+    beta1, beta2 = hyper["betas"]
+    m = _average(beta1, _state(old, "exp_avg"), g)
+    v = _state(old, "exp_avg_sq") + (1 - beta2) * g * g
+    root = (new["exp_avg_sq"] / (1 - beta2**step)).sqrt() + hyper["eps"]
+    decay = hyper["weight_decay"] * old["param"]
+    of_param, of_update = old["param"].norm(), (new["exp_avg"] / (1 - beta1**step) / root + decay).norm()
+    ratio = float(of_param / of_update) if of_param != 0 and of_update != 0 else 1.0
+    update = lr * ratio * (m / (1 - beta1**step) / root + decay.abs())
+    return {"exp_avg": m, "exp_avg_sq": v, "param": _param(old, new, update)}
+
+
 def adam(hyper: Hyper, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> dict[str, Tensor]:
     g = _gradient(hyper, old, grad)
     beta1, beta2 = hyper["betas"]

@@ -16,6 +16,8 @@ from sgdr_fused import (
     FusedAdam,
     FusedAdamax,
     FusedAdamW,
+    FusedLAMB,
+    FusedLARS,
     FusedNAdam,
     FusedRMSprop,
     FusedSGD,
@@ -80,6 +82,19 @@ OF_NADAM: list[tuple[str, dict[str, Any], str, Any]] = [
     ("momentum_decay_negative", {"momentum_decay": -0.25}, "momentum_decay", -0.25),
     ("momentum_decay_nan", {"momentum_decay": NAN}, "momentum_decay", "nan"),
 ]
+OF_LARS: list[tuple[str, dict[str, Any], str, Any]] = [
+    *(row for row in COMMON if row[0] != "differentiable"),
+    *OF_SGD,
+    ("trust_coefficient_negative", {"trust_coefficient": -0.25}, "trust_coefficient", -0.25),
+    ("trust_coefficient_nan", {"trust_coefficient": NAN}, "trust_coefficient", "nan"),
+    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
+    ("adapts_a_number", {"adapts": 1}, "adapts", 1),
+]
+OF_LAMB: list[tuple[str, dict[str, Any], str, Any]] = [
+    *(row for row in COMMON if row[0] != "differentiable"),
+    *OF_ADAM,
+    ("adapts_none", {"adapts": None}, "adapts", None),
+]
 OF_ADAGRAD: list[tuple[str, dict[str, Any], str, Any]] = [
     ("lr_decay_negative", {"lr_decay": -0.25}, "lr_decay", -0.25),
     ("lr_decay_nan", {"lr_decay": NAN}, "lr_decay", "nan"),
@@ -106,6 +121,8 @@ ARGUMENTS = [
         (FusedSGD, COMMON + OF_SGD),
         (FusedAdam, COMMON + OF_ADAM),
         (FusedAdamW, COMMON + OF_ADAM),
+        (FusedLARS, OF_LARS),
+        (FusedLAMB, OF_LAMB),
         (FusedNAdam, COMMON + OF_NADAM),
         (FusedAdamax, COMMON + OF_ADAM),
         (FusedAdagrad, COMMON + OF_ADAGRAD),

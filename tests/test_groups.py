@@ -98,6 +98,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"betas": (0.5, 0.5)},
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
+    "lars": [{"adapts": False}, {}, {"trust_coefficient": 0.1, "eps": 0.1}, {"momentum_form": "torch"}],
+    "lamb": [{"adapts": False}, {}, {"betas": (0.5, 0.5)}, {"eps": 0.1, "weight_decay": 0.1}],
     "adamax": [{"betas": (0.5, 0.5)}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
     "adagrad": [{"lr_decay": 0.5}, {}, {"eps": 0.1}, {"initial_accumulator_value": 0.5}],
     "rmsprop": [{"centered": True}, {"momentum": 0.5}, {"centered": True, "momentum": 0.9}, {"alpha": 0.5}],

@@ -15,8 +15,8 @@ import pytest
 import torch
 from cases import (
     ALGORITHMS,
-    CLASSICAL_SGD,
     DEVICE,
+    NOT_IN_TORCH,
     PRETEND,
     Algorithm,
     assert_within,
@@ -45,6 +45,15 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "adam": {**OF_ADAM, "amsgrad": (False, True), "decoupled_weight_decay": (False, True)},
     "adamw": {**OF_ADAM, "amsgrad": (False, True)},
     "nadam": {**OF_ADAM, "momentum_decay": (4e-3, 0.5), "decoupled_weight_decay": (False, True)},
+    "lars": {
+        **MOMENTUM,
+        "dampening": (0, 0.3),
+        "nesterov": (False, True),
+        "momentum_form": ("classical", "torch"),
+        "adapts": (True, False),
+        "trust_coefficient": (0.01,),
+    },
+    "lamb": {**OF_ADAM, "adapts": (True, False)},
     "adamax": OF_ADAM,
     "adagrad": {"lr_decay": (0, 0.1), "initial_accumulator_value": (0, 0.5), "eps": (1e-10, 1e-2)},
     "rmsprop": {**MOMENTUM, "centered": (False, True), "alpha": (0.99, 0.9), "eps": (1e-8, 1e-2)},
@@ -54,7 +63,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 def rows() -> Iterator[Any]:
     for name, choices in CHOICES.items():
-        algorithm = ALGORITHMS.get(name, CLASSICAL_SGD)
+        algorithm = {**ALGORITHMS, **NOT_IN_TORCH}[name]
         every = {**choices, **COMMON}
         for values in itertools.product(*every.values()):
             options = dict(zip(every, values, strict=True))

@@ -182,6 +182,10 @@ OTHERS = [
         ("classical", "momentum", MOMENTUM, ""),
         ("nadam", "betas", MOMENTUM, ""),
         ("nadam_decoupled", "weight_decay", MOMENTUM, ""),
+        ("lars", "momentum", MOMENTUM, ""),
+        ("lars", "weight_decay", MOMENTUM, ""),
+        ("lamb", "betas", MOMENTUM, ""),
+        ("lamb", "weight_decay", MOMENTUM, ""),
         ("adamax", "betas", MOMENTUM, ""),
         ("adamax", "weight_decay", MOMENTUM, ""),
         ("adagrad", "weight_decay", MOMENTUM, ""),
@@ -192,6 +196,7 @@ OTHERS = [
         # Where it is 0, the buffer waits; reference.py is called with the number 0 and leaves it alone.
         ("sgd_momentum", "momentum", SWITCHED, "_off_and_on"),
         ("classical", "momentum", SWITCHED, "_off_and_on"),
+        ("lars_torch", "momentum", SWITCHED, "_off_and_on"),
         ("rmsprop_momentum", "momentum", SWITCHED, "_off_and_on"),
         ("rmsprop_centered_momentum", "momentum", SWITCHED, "_off_and_on"),
     )

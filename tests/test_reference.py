@@ -17,6 +17,8 @@ from cases import (
     CLASSICAL_SGD,
     DTYPES,
     HALVES,
+    LARS,
+    NOT_IN_TORCH,
     NUMBERS,
     SGD,
     Algorithm,
@@ -48,7 +50,7 @@ class Options:
 
     @property
     def has_step(self) -> bool:
-        return self.algorithm not in (SGD, CLASSICAL_SGD)
+        return self.algorithm not in (SGD, CLASSICAL_SGD, LARS)
 
     def update(self, param: Tensor, grad: Tensor, state: State, lr: float) -> None:
         self.algorithm.reference(param, grad, state, lr=lr, **{**self.algorithm.defaults, **self.hyper})
@@ -97,6 +99,11 @@ ADAPTIVE: dict[str, tuple[dict[str, Any], ...]] = {
         for moments in MOMENTS
         for decay in (4e-3, 0.5)
     ),
+    "lars": tuple(
+        {"trust_coefficient": 0.5, "eps": 1.0, **hyper}
+        for hyper in combinations(momentum=(0, 0.9), momentum_form=("classical", "torch"), adapts=(False, True))
+    ),
+    "lamb": tuple({**moments, "adapts": adapts} for moments in MOMENTS for adapts in (False, True)),
     "adamax": MOMENTS,
     "adagrad": tuple(combinations(lr_decay=(0, 0.1), initial_accumulator_value=(0, 0.5))),
     "rmsprop": tuple(combinations(alpha=(0.9,), momentum=(0, 0.9), centered=(False, True))),
@@ -108,7 +115,8 @@ def adaptive_options() -> Iterator[Options]:
     """Decay and sign, which enter in front of everything else, only together."""
     for name, choices in ADAPTIVE.items():
         for hyper, rest in itertools.product(choices, ({}, {"weight_decay": 0.1, "maximize": True})):
-            yield Options(ALGORITHMS[name], {**hyper, **rest}, id=f"{name}-{named({**hyper, **rest})}")
+            algorithm = {**ALGORITHMS, **NOT_IN_TORCH}[name]
+            yield Options(algorithm, {**hyper, **rest}, id=f"{name}-{named({**hyper, **rest})}")
 
 
 OPTIONS = (*sgd_options(), *adam_options(), *adaptive_options())
@@ -139,7 +147,8 @@ class Torch:
 
     def __init__(self, options: Options, start: Tensor, **implementation: Any) -> None:
         self.param = torch.nn.Parameter(start.clone())
-        self.opt = options.algorithm.torch([self.param], lr=1.0, **options.hyper, **implementation)
+        known = {key: value for key, value in implementation.items() if options.algorithm.takes(key)}
+        self.opt = options.algorithm.torch([self.param], lr=1.0, **options.hyper, **known)
 
     def step(self, grad: Tensor, lr: float) -> None:
         self.param.grad = grad.to(self.param.dtype, copy=True)

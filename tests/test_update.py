@@ -20,6 +20,8 @@ from cases import (
     DTYPES,
     EMULATED,
     HALVES,
+    LAMB,
+    LARS,
     MANY_SMALL,
     NADAM,
     NUMBERS,
@@ -124,6 +126,9 @@ def test_against_reference(case: Case, sizes: Sequence[Sequence[int]], dtype: to
     groups = [make_params(of_group, dtype, seed=g) for g, of_group in enumerate(sizes)]
     opt = case.fused([{"params": g, "lr": s} for g, s in zip(groups, schedules, strict=True)])
     params = params_of(opt)
+    if case.algorithm.per_tensor:  # none are updated alike
+        schedules = tuple(s for s, group in zip(schedules, groups, strict=True) for _ in group)
+        groups = [[p] for p in params]
     after: list[Tensors] = [{"param": flat(group)} for group in groups]
     trajectory = None if dtype in HALVES else Trajectory(case, [tensors["param"] for tensors in after])
     numbers: Tensors = {}
@@ -256,7 +261,9 @@ def test_denormal_numbers_are_kept(case: Case) -> None:
     start = torch.tensor([tiny / 4, -tiny / 8, tiny * 3, 2.0**-149])
     ours, theirs = (torch.nn.Parameter(start.clone().to(device)) for device in (DEVICE, "cpu"))
     changed = {"lr": 0.5, "weight_decay": 0.0}
-    if "eps" in case.algorithm.defaults:
+    if case.algorithm is LARS:
+        changed["eps"] = 0.0  # beside which stand norms as small
+    elif "eps" in case.algorithm.defaults:
         changed["eps"] = 1.0  # else the second moment, zero, decides alone
     opt, peer = case.fused([ours], **changed), case.torch([theirs], **changed)
     for t in range(3):
@@ -317,7 +324,7 @@ def test_same_bits_whatever_the_instruction_set(case: Case, dtype: torch.dtype) 
 def test_cuda_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype) -> None:
     """At a constant rate, where the scalars of a step are the same on both.
 
-    But for Adam, NAdam and Adamax in float64: host and device round pow() differently, so bias corrections may differ
+    But for Adam and its kin in float64: host and device round pow() differently, so bias corrections may differ
     in the last place; in the narrower types they are rounded to the same number. 1e-13 is a few hundred times that last
     place.
     """
@@ -327,7 +334,7 @@ def test_cuda_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype) -> None:
         opt = case.fused(params, lr=0.05)
         train(opt, range(STEPS))
         results.append([x.detach().cpu() for p in params for x in (p, *opt.state[p].values())])
-    if case.algorithm not in (ADAM, ADAMW, NADAM, ADAMAX):
+    if case.algorithm not in (ADAM, ADAMW, NADAM, LAMB, ADAMAX):
         assert [bits(x) for x in results[0]] == [bits(x) for x in results[1]]
         return
     for on_cpu, on_cuda in zip(*results, strict=True):

@@ -2,10 +2,11 @@
 #include "../fused_step.h"
 
 #include <algorithm>
-#include <array>
 #include <type_traits>
 
 #include "../clipping.h"
+#include "gradients.h"
+#include "hypers.h"
 #include "instruction_set.h"
 #include "memory.h"
 
@@ -18,11 +19,6 @@ constexpr int64_t kUnit = 64;
 
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
-
-// What is done to gradients on their way to the update.
-struct Clip {
-  double max_value, coefficient;
-};
 
 // Elements [begin, end) of one tensor; `scalars` is its algorithm's.
 template <class Scalars>
@@ -65,21 +61,6 @@ struct UpdateLoop {
 };
 
 template <class T>
-struct DivideLoop {
-  SGDR_HOST_DEVICE static void run(T* values, T divisor, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) values[i] = values[i] / divisor;
-  }
-};
-
-template <class T>
-struct ClipLoop {
-  SGDR_HOST_DEVICE static void run(T* to, const T* from, T max_value, T coefficient,
-                                   int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] = clamped(from[i], max_value) * coefficient;
-  }
-};
-
-template <class T>
 struct AverageLoop {
   SGDR_HOST_DEVICE static void run(AverageRule<T> rule, T* average, const T* param, int64_t count) {
 #pragma GCC ivdep
@@ -116,12 +97,11 @@ void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
     if (piece.grad != nullptr) {
       T* g = fetch(grad, begin, count, scratch[1]);
       if (piece.grad_scale != nullptr) {
-        run<DivideLoop<T>>(g, static_cast<T>(*piece.grad_scale), count);
+        unscale<T>(g, g, piece.grad_scale, count);
         put_back(grad, begin, count, g);
       }
       if (piece.clip != nullptr) {  // for the update alone, not in place
-        run<ClipLoop<T>>(scratch[1], g, static_cast<T>(piece.clip->max_value),
-                         static_cast<T>(piece.clip->coefficient), count);
+        clip_elements<T>(scratch[1], g, *piece.clip, count);
         g = scratch[1];
       }
       T* s[kMaxStates] = {};
@@ -170,13 +150,7 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
   const Plan& plan = step.plan;
   const int64_t clock = *plan.clock;
 
-  std::vector<std::array<double, kMaxHypers>> hypers(step.num_groups);
-  for (int32_t group = 0; group < step.num_groups; ++group) {
-    for (int k = 0; k < kMaxHypers; ++k) {
-      hypers[group][k] = hyper_value(plan, plan.groups[group].hypers[k],
-                                     step.numbers[group * kMaxHypers + k], clock);
-    }
-  }
+  const auto hypers = hypers_of_groups(step);
 
   std::vector<Scalars> scalars;
   scalars.reserve(step.items.size());  // the pieces point into it
@@ -189,7 +163,7 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double* of_group = hypers[tensor.group].data();
     const double* constants = plan.groups[tensor.group].constants;
-    const Known known = known_of(tensor);
+    const Known known = known_of<Algorithm>(plan, tensor, item.tensor);
     if (item.grad != nullptr) apply(advance_of<Algorithm>(tensor, of_group, constants), tensor);
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
@@ -235,7 +209,7 @@ void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step, con
 bool step(int algorithm, const Step& step, ParallelFor parallel_for) {
   const Clipping& clipping = step.plan.clipping;
   if (skips(clipping, step.found_inf)) return false;
-  const Clip clip = {clipping.max_value, clip_coefficient(clipping)};
+  const Clip clip = clip_of(clipping);
   dispatch(AllAlgorithms{}, algorithm, step, clipping.is_on ? &clip : nullptr, parallel_for);
   if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;

@@ -77,15 +77,16 @@ cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_lau
 #endif
 }
 
-// True in all threads of the block that finishes last, when every other block of the launch has
-// written, and has read what that one is about to advance. Thread 0 need not wait for the others of
-// its block before it takes the ticket, because whatever of this they read, they read before a
-// barrier that thread 0 has passed; what is to be seen by the last block, thread 0 writes.
-static __device__ bool is_last_block(uint32_t* ticket) {
+// True in all threads of the block that finishes last of as many as share the ticket, when every
+// other of them has written, and has read what that one is about to advance. Thread 0 need not wait
+// for the others of its block before it takes the ticket, because whatever of this they read, they
+// read before a barrier that thread 0 has passed; what is to be seen by the last block, thread 0
+// writes.
+static __device__ bool is_last_block(uint32_t* ticket, uint32_t blocks) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
     __threadfence();
-    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;  // back to 0 by itself
+    last = atomicInc(ticket, blocks - 1) == blocks - 1;  // back to 0 by itself
     __threadfence();
   }
   __syncthreads();

@@ -4,21 +4,11 @@
 #include "../clipping.h"
 #include "../fused_step.h"
 #include "arguments.cuh"
+#include "lanes.cuh"
 #include "vector.cuh"
 
 namespace sgdr_fused::cuda {
 namespace {
-
-// The sum of all lanes, in every thread.
-__device__ double add_up(double* lanes) {
-#pragma unroll 1
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < half; i += kThreads) lanes[i] += lanes[half + i];
-  }
-  __syncthreads();
-  return lanes[0];
-}
 
 // Writes the lanes of a chunk. Whole rows of kLanes elements are loaded as vectors, where the
 // gradient is dense and aligned; the rest, and any other, element by element. Returns whether an
@@ -99,11 +89,11 @@ __global__ void __launch_bounds__(kThreads, 4)
     const Square<opmath_t<grad_t>> square(header.grad_scale, clipping);
     const int nonfinite = __syncthreads_or(add_squares<grad_t>(
         lanes, square, work.grad, work.layout, work.start, work.begin, work.count));
-    const double squares = add_up(lanes);
+    const double squares = add_up(lanes, kLanes);
     if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0};
   }
 
-  if (!header.is_last_launch || !is_last_block(header.ticket)) return;
+  if (!header.is_last_launch || !is_last_block(header.ticket, gridDim.x)) return;
   int nonfinite = 0;
   for (int i = threadIdx.x; i < kLanes; i += kThreads) lanes[i] = 0.0;
   for (int64_t i = threadIdx.x; i < clipping.num_chunks; i += kThreads) {
@@ -111,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     nonfinite |= clipping.chunks[i].nonfinite;
   }
   nonfinite = __syncthreads_or(nonfinite);
-  const double squares = add_up(lanes);
+  const double squares = add_up(lanes, kLanes);
   if (threadIdx.x == 0) finish_measure(clipping, squares, nonfinite != 0, header.found_inf);
 }
 

@@ -57,6 +57,11 @@ SGDR_HOST_DEVICE opmath_t<param_t> load_param(const param_t& param, bool has_rem
   return load(param);
 }
 
+template <class T>
+SGDR_HOST_DEVICE T clip_element(T g, GradChanges changes, const volatile GradFactors<T>& factors) {
+  return changes.clips ? clamped<T>(g, factors.max_value) * factors.coefficient : g;
+}
+
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
 // where it is unscaled, as torch's fused optimizers do.
 template <int kStates, class Rule, class param_t, class state_t>
@@ -71,7 +76,7 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
     g = g / factors.scale;
     store(grad, g);
   }
-  if (changes.clips) g = clamped<T>(g, factors.max_value) * factors.coefficient;
+  g = clip_element<T>(g, changes, factors);
   T s[kStates > 0 ? kStates : 1] = {};
 #pragma unroll
   for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);

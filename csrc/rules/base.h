@@ -7,18 +7,28 @@
 
 namespace sgdr_fused {
 
+// Sums over the elements of a parameter.
+struct Squares {
+  double param;      // of its squares
+  double direction;  // of those of what Rule::direction() gives
+};
+
 // What a step knows of a parameter beforehand.
 struct Known {
-  double steps;    // how many updates that count it has behind it
-  double product;  // of the factors of those
+  double steps;     // how many updates that count it has behind it
+  double product;   // of the factors of those
+  Squares squares;  // where the algorithm measures
 
   SGDR_HOST_DEVICE bool operator==(const Known& other) const {
-    return steps == other.steps && product == other.product;
+    return steps == other.steps && product == other.product &&
+           squares.param == other.squares.param && squares.direction == other.squares.direction;
   }
 };
 
 // What an algorithm has unless it says otherwise.
 struct Defaults {
+  static constexpr int kMeasuredStates = -1;
+  SGDR_HOST_DEVICE static bool measures(const double*) { return false; }
   SGDR_HOST_DEVICE static bool counts(const double*) { return true; }
   SGDR_HOST_DEVICE static double factor(const double*, const double*, double) { return 1.0; }
 };

@@ -195,4 +195,80 @@ struct NAdam : Defaults {
   };
 };
 
+// You et al. (2020), algorithm 2 with the identity for phi: Adam with decoupled decay, and a rate
+// of each parameter's own, by its norm and its update's. States: exp_avg, exp_avg_sq.
+struct Lamb : Defaults {
+  static constexpr const char* kName = "lamb";
+  static constexpr int kMinStates = 2, kMaxStates = 2;
+  static constexpr int kMeasuredStates = 2;
+  enum Hyper { kLr, kBeta1, kWeightDecay, kBeta2 };
+  enum Constant { kEps, kMaximize, kAdapts };
+
+  struct Scalars {
+    double step_size, weight_decay, weight1, beta1, weight2, beta2;
+    double unbias1, bias_correction2_sqrt, eps;
+    bool maximize;
+  };
+
+  SGDR_HOST_DEVICE static bool measures(const double* constants) {
+    return constants[kAdapts] != 0.0;
+  }
+
+  SGDR_HOST_DEVICE static double ratio(const double* constants, const Squares& squares) {
+    const double param = sqrt(squares.param), update = sqrt(squares.direction);
+    return !measures(constants) || param == 0.0 || update == 0.0 ? 1.0 : param / update;
+  }
+
+  SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
+                                          const Known& known) {
+    const double beta1 = hypers[kBeta1], beta2 = hypers[kBeta2];
+    return {hypers[kLr] * ratio(constants, known.squares),
+            hypers[kWeightDecay],
+            1.0 - beta1,
+            beta1,
+            1.0 - beta2,
+            beta2,
+            1.0 / (1.0 - pow(beta1, known.steps + 1.0)),
+            sqrt(1.0 - pow(beta2, known.steps + 1.0)),
+            constants[kEps],
+            constants[kMaximize] != 0.0};
+  }
+
+  template <class T, int kStates>
+  struct Rule {
+    T step_size, weight_decay, weight1, beta1, weight2, beta2, unbias1, bias_correction2_sqrt, eps;
+    bool maximize;
+
+    SGDR_HOST_DEVICE explicit Rule(const Scalars& s)
+        : step_size(static_cast<T>(s.step_size)),
+          weight_decay(static_cast<T>(s.weight_decay)),
+          weight1(static_cast<T>(s.weight1)),
+          beta1(static_cast<T>(s.beta1)),
+          weight2(static_cast<T>(s.weight2)),
+          beta2(static_cast<T>(s.beta2)),
+          unbias1(static_cast<T>(s.unbias1)),
+          bias_correction2_sqrt(static_cast<T>(s.bias_correction2_sqrt)),
+          eps(static_cast<T>(s.eps)),
+          maximize(s.maximize) {}
+
+    // Of which the moments are brought up to date.
+    SGDR_HOST_DEVICE T update(T p, T g, T& exp_avg, T& exp_avg_sq) const {
+      g = maximize ? -g : g;
+      exp_avg = interpolate(exp_avg, g, weight1, beta1);
+      exp_avg_sq = average_square(exp_avg_sq, g, beta2, weight2);
+      const T denominator = sqrt_of(exp_avg_sq) / bias_correction2_sqrt + eps;
+      return descent(unbias1 * exp_avg / denominator, p, weight_decay, false);
+    }
+
+    SGDR_HOST_DEVICE T direction(T p, T g, const T* states) const {
+      T exp_avg = states[0], exp_avg_sq = states[1];
+      return update(p, g, exp_avg, exp_avg_sq);
+    }
+
+    SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
+      p = p - step_size * update(p, g, states[0], states[1]);
+    }
+  };
+};
+
 }  // namespace sgdr_fused

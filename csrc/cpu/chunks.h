@@ -1,0 +1,72 @@
+// Sums over chunks on the CPU: the chunks shared among threads, each summed up as on a GPU.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../clipping.h"
+#include "../fused_step.h"
+#include "instruction_set.h"
+#include "memory.h"
+
+namespace sgdr_fused::cpu {
+
+static_assert(kChunk % kLanes == 0 && kLanes % kBlock == 0);
+
+struct HalvesLoop {
+  SGDR_HOST_DEVICE static void run(double* lanes, int64_t half) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+  }
+};
+
+// The lanes of a sum of `count` summands.
+template <int kMost>
+class Lanes {
+ public:
+  explicit Lanes(int64_t count) : size_(num_lanes(kMost, count)) { std::fill_n(sums_, size_, 0.0); }
+  double* of(int64_t summand) { return sums_ + summand % kMost; }
+  double total() {
+    for (int64_t half = size_ / 2; half > 0; half /= 2) run<HalvesLoop>(sums_, half);
+    return sums_[0];
+  }
+
+ private:
+  int64_t size_;
+  alignas(64) double sums_[kMost];
+};
+
+// Calls body(item, number of the chunk) for each chunk of a tensor that has a gradient and is
+// wanted(item), in parallel.
+template <class Wanted, class Body>
+void for_chunks(const Step& step, ParallelFor parallel_for, const Wanted& wanted,
+                const Body& body) {
+  // Fewer elements than this per thread take a few microseconds, as starting a team of threads
+  // does.
+  constexpr int64_t kGrain = 65536;
+  struct Part {
+    const Item* item;
+    int64_t chunk;     // its number in the table
+    int64_t position;  // where it begins when all parts are laid end to end
+  };
+  std::vector<Part> parts;
+  int64_t elements = 0;
+  auto item = step.items.begin();
+  for (int64_t i = 0; i < step.num_chunks; ++i) {
+    const Chunk& chunk = step.chunks[i];
+    while (item != step.items.end() && item->tensor < chunk.tensor) ++item;
+    if (item == step.items.end()) break;
+    if (item->tensor != chunk.tensor || item->grad == nullptr || !wanted(*item)) continue;
+    parts.push_back({&*item, i, elements});
+    elements += num_elements(chunk, step.plan.tensors[chunk.tensor]);
+  }
+  // Each thread takes the parts that begin in its share of the elements.
+  parallel_for(elements, kGrain, [&](int64_t first, int64_t last) {
+    auto part = std::lower_bound(
+        parts.begin(), parts.end(), first,
+        [](const Part& each, int64_t position) { return each.position < position; });
+    for (; part != parts.end() && part->position < last; ++part) body(*part->item, part->chunk);
+  });
+}
+
+}  // namespace sgdr_fused::cpu

@@ -1,0 +1,139 @@
+// The norms of each parameter and of its direction, on the CPU. No torch.
+#include "../clipping.h"
+#include "chunks.h"
+#include "gradients.h"
+#include "hypers.h"
+
+namespace sgdr_fused::cpu {
+namespace {
+
+// The squares of elements of which all operands are in T.
+template <class Rule, class T, int kStates>
+struct SquaresLoop {
+  SGDR_HOST_DEVICE static void run(const Rule& rule, const T* param, const T* grad,
+                                   T* const* states, int64_t count, double* of_param,
+                                   double* of_direction) {
+    const T* state0 = states[0];
+    const T* state1 = states[1];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      T s[2] = {};
+      if constexpr (kStates > 0) s[0] = state0[i];
+      if constexpr (kStates > 1) s[1] = state1[i];
+      const double p = param[i], d = rule.direction(param[i], grad[i], s);
+      of_param[i] = p * p;
+      of_direction[i] = d * d;
+    }
+  }
+};
+
+struct PairsLoop {
+  SGDR_HOST_DEVICE static void run(double* lanes, const double* squares, int64_t pairs) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < pairs; ++i) lanes[i] += squares[2 * i] + squares[2 * i + 1];
+  }
+};
+
+template <class Algorithm, class T>
+Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
+                      const typename Algorithm::Scalars& scalars, const Clip* clip) {
+  constexpr int kStates = Algorithm::kMeasuredStates;
+  static_assert(kStates <= 2);
+  using Rule = typename Algorithm::template Rule<T, kStates>;
+  const Rule rule(scalars);
+  const Tensor& tensor = step.plan.tensors[chunk.tensor];
+  const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
+  const Dtype dtype = item.dtypes.param;
+  const Memory param = {tensor.param, dtype, layout, kParam, tensor.remainder, nullptr};
+  const Memory grad = {item.grad, dtype, layout, kGrad, nullptr, nullptr};
+  const int64_t begin = first_element(chunk), size = num_elements(chunk, tensor);
+
+  Lanes<kPairLanes> of_param((size + 1) / 2), of_direction((size + 1) / 2);
+  alignas(64) T scratch[4][kBlock];
+  alignas(64) double squares[2][kBlock];
+  for (int64_t done = 0; done < size; done += kBlock) {
+    const int64_t count = std::min(kBlock, size - done), first = begin + done;
+    const T* p = fetch(param, first, count, scratch[0]);
+    const T* g = fetch(grad, first, count, scratch[1]);
+    if (step.grad_scale != nullptr) {
+      unscale<T>(scratch[1], g, step.grad_scale, count);
+      g = scratch[1];
+    }
+    if (clip != nullptr) {
+      clip_elements<T>(scratch[1], g, *clip, count);
+      g = scratch[1];
+    }
+    T* states[2] = {};
+    for (int k = 0; k < kStates; ++k) {
+      const Memory state = {tensor.states[k], item.dtypes.state, layout,
+                            kFirstState + k,  nullptr,           nullptr};
+      states[k] = fetch(state, first, count, scratch[2 + k]);
+    }
+    run<SquaresLoop<Rule, T, kStates>>(rule, p, g, states, count, squares[0], squares[1]);
+    if (count % 2 != 0) squares[0][count] = squares[1][count] = 0.0;
+    run<PairsLoop>(of_param.of(done / 2), squares[0], (count + 1) / 2);
+    run<PairsLoop>(of_direction.of(done / 2), squares[1], (count + 1) / 2);
+  }
+  return {of_param.total(), of_direction.total()};
+}
+
+Squares add_up(const Squares* chunks, int64_t count) {
+  if (count == 1) return chunks[0];
+  Lanes<kPairLanes> of_param(count), of_direction(count);
+  for (int64_t i = 0; i < count; ++i) {
+    *of_param.of(i) += chunks[i].param;
+    *of_direction.of(i) += chunks[i].direction;
+  }
+  return {of_param.total(), of_direction.total()};
+}
+
+template <class Algorithm>
+void measure_all(const Step& step, ParallelFor parallel_for) {
+  const Plan& plan = step.plan;
+  const Measures& measures = plan.measures;
+  const Clip clip = clip_of(plan.clipping);
+  const auto hypers = hypers_of_groups(step);
+  for_chunks(
+      step, parallel_for,
+      [&](const Item& item) {
+        return Algorithm::measures(plan.groups[plan.tensors[item.tensor].group].constants);
+      },
+      [&](const Item& item, int64_t i) {
+        const Tensor& tensor = plan.tensors[item.tensor];
+        const auto scalars =
+            Algorithm::scalars(hypers[tensor.group].data(), plan.groups[tensor.group].constants,
+                               known_of<Algorithm>(plan, tensor, item.tensor));
+        const auto measure = item.dtypes.param == Dtype::kFloat64 ? measure_chunk<Algorithm, double>
+                                                                  : measure_chunk<Algorithm, float>;
+        measures.chunks[i] =
+            measure(step, item, step.chunks[i], scalars, plan.clipping.is_on ? &clip : nullptr);
+      });
+  // What took no part is added up too, which harms nothing: no update looks at it.
+  for (int64_t i = 0; i < step.num_chunks;) {
+    const int32_t tensor = step.chunks[i].tensor;
+    const int64_t count = num_chunks(plan.tensors[tensor]);
+    measures.tensors[tensor] = add_up(measures.chunks + i, count);
+    i += count;
+  }
+}
+
+template <class Algorithm>
+void measure_if_asked(const Step& step, ParallelFor parallel_for) {
+  if constexpr (kMeasures<Algorithm>) measure_all<Algorithm>(step, parallel_for);
+}
+
+template <class... Algorithms>
+void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step,
+              ParallelFor parallel_for) {
+  int index = 0;
+  ((index++ == algorithm ? measure_if_asked<Algorithms>(step, parallel_for) : void()), ...);
+}
+
+}  // namespace
+
+void measure_tensors(int algorithm, const Step& step, ParallelFor parallel_for) {
+  if (skips(step.plan.clipping, step.found_inf)) return;
+  dispatch(AllAlgorithms{}, algorithm, step, parallel_for);
+}
+
+}  // namespace sgdr_fused::cpu

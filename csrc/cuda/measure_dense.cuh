@@ -1,0 +1,152 @@
+// The squares of a chunk: of its parameters, and of the directions that a rule gives for them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "lanes.cuh"
+#include "update_element.cuh"
+#include "vector.cuh"
+
+namespace sgdr_fused::cuda {
+
+// The lanes of both sums, in shared memory.
+struct SquareLanes {
+  double param[kPairLanes];
+  double direction[kPairLanes];
+};
+
+// One element's. The gradient is unscaled and clipped as the update will see it, and written
+// nowhere.
+template <class Rule, class T>
+__device__ Squares squares_of(const Rule& rule, GradChanges changes,
+                              const volatile GradFactors<T>& factors, T p, T g, const T* states) {
+  if (changes.unscales) g = g / factors.scale;
+  const double direction = rule.direction(p, clip_element<T>(g, changes, factors), states);
+  const double param = p;
+  return {param * param, direction * direction};
+}
+
+// Of a pair, whose second element is missing at the end of an odd number of them.
+template <class ElementSquares>
+__device__ void add_pair(SquareLanes& lanes, int first, int count, const ElementSquares& squares) {
+  Squares pair = {};
+#pragma unroll 1
+  for (int i = first; i < count && i < first + 2; ++i) {
+    const Squares square = squares(i);
+    pair = {pair.param + square.param, pair.direction + square.direction};
+  }
+  lanes.param[first / 2 % kPairLanes] += pair.param;
+  lanes.direction[first / 2 % kPairLanes] += pair.direction;
+}
+
+// Writes the lanes of `count` elements of a tensor whose operands are dense. Whole rows, of a pair
+// per lane, are loaded as vectors, one vector's column after the other, for the sums of all of them
+// would take too many registers; the rest, and all of a chunk with an unaligned operand, pair by
+// pair.
+template <int kStates, class Rule, class param_t, class state_t>
+__device__ void measure_dense(const Rule& rule, GradChanges changes,
+                              const volatile GradFactors<opmath_t<param_t>>& factors,
+                              const volatile ChunkMemory& chunk, int count, SquareLanes& lanes) {
+  using T = opmath_t<param_t>;
+  constexpr int kParamCount = Vector<param_t>::kCount, kStateCount = Vector<state_t>::kCount;
+  constexpr int kCount = kParamCount > kStateCount ? kParamCount : kStateCount;
+  constexpr int kPart = kParamCount < kStateCount ? kParamCount : kStateCount;
+  constexpr bool kMayHaveRemainder = sizeof(param_t) == sizeof(int16_t);
+  constexpr int kRow = 2 * kPairLanes;
+  static_assert(kRow % (kThreads * kCount) == 0 && kChunk % kRow == 0 && kPart % 2 == 0);
+  const int rows = chunk.aligned ? count / kRow * kRow : 0;
+
+#pragma unroll 1
+  for (int first = threadIdx.x * kCount; first < kRow; first += kThreads * kCount) {
+    double of_param[kCount / 2] = {}, of_direction[kCount / 2] = {};
+#pragma unroll 1
+    for (int i = first; i < rows; i += kRow) {
+      const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+      Share<param_t, kCount> p, g;
+      Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
+      Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
+      p.load_whole(chunk.param, i);
+      g.load_whole(chunk.grad, i);
+      if (has_remainder) r.load(chunk.remainder, i);
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
+#pragma unroll
+      for (int part = 0; part < kCount; part += kPart) {
+        p.load_part(chunk.param, i + part);
+        g.load_part(chunk.grad, i + part);
+#pragma unroll
+        for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
+        Squares squares[2];
+#pragma unroll
+        for (int j = 0; j < kPart; ++j) {
+          T states[kStates > 0 ? kStates : 1] = {};
+#pragma unroll
+          for (int k = 0; k < kStates; ++k) states[k] = load(s[k].at(part, j));
+          squares[j % 2] = squares_of<Rule, T>(
+              rule, changes, factors, load_param(p.at(part, j), has_remainder, r.at(part, j)),
+              load(g.at(part, j)), states);
+          if (j % 2 == 1) {
+            of_param[(part + j) / 2] += squares[0].param + squares[1].param;
+            of_direction[(part + j) / 2] += squares[0].direction + squares[1].direction;
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kCount / 2; ++j) {
+      lanes.param[first / 2 + j] = of_param[j];
+      lanes.direction[first / 2 + j] = of_direction[j];
+    }
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = rows + 2 * static_cast<int>(threadIdx.x); i < count; i += 2 * kThreads) {
+    add_pair(lanes, i, count, [&](int at) {
+      T states[kStates > 0 ? kStates : 1] = {};
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) states[k] = load(global<state_t>(chunk.states[k])[at]);
+      const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+      const int16_t remainder = has_remainder ? chunk.remainder[at] : int16_t{0};
+      return squares_of<Rule, T>(
+          rule, changes, factors,
+          load_param(global<param_t>(chunk.param)[at], has_remainder, remainder),
+          load(global<param_t>(chunk.grad)[at]), states);
+    });
+  }
+}
+
+// The same through a layout, from the element with the coordinates `start` on.
+template <int kStates, class Rule, class param_t, class state_t>
+__device__ void measure_strided(const Rule& rule, GradChanges changes,
+                                const volatile GradFactors<opmath_t<param_t>>& factors,
+                                const Tensor& tensor, const Layout& layout, void* grad,
+                                const int64_t (&start)[kMaxDims], int count, SquareLanes& lanes) {
+  using T = opmath_t<param_t>;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kPairLanes; i += kThreads) {
+    lanes.param[i] = lanes.direction[i] = 0.0;
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = 2 * static_cast<int>(threadIdx.x); i < count; i += 2 * kThreads) {
+    add_pair(lanes, i, count, [&](int at) {
+      int64_t offsets[2 + kStates];
+      offsets_of<kParam>(layout, start, at, offsets);
+      T states[kStates > 0 ? kStates : 1] = {};
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) {
+        states[k] = load(static_cast<const state_t*>(tensor.states[k])[offsets[2 + k]]);
+      }
+      const bool has_remainder = tensor.remainder != nullptr;
+      int64_t beside[1] = {};
+      if (has_remainder) offsets_of<kRemainder>(layout, start, at, beside);
+      const int16_t remainder = has_remainder ? tensor.remainder[beside[0]] : int16_t{0};
+      const param_t& param = static_cast<const param_t*>(tensor.param)[offsets[0]];
+      return squares_of<Rule, T>(rule, changes, factors,
+                                 load_param(param, has_remainder, remainder),
+                                 load(static_cast<const param_t*>(grad)[offsets[1]]), states);
+    });
+  }
+}
+
+}  // namespace sgdr_fused::cuda
