@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: resources from ptxas' report, accesses to memory from the machine code (SASS)."""
+"""What nvcc made of the kernels, read from the machine code (SASS): registers, local memory, accesses to memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from sgdr_fused import _build
+from sgdr_fused import _backend, _build
 
 ARCHITECTURES = ("sm_80", "sm_90")
 THREADS = 256  # per block: kThreads in fused_step.cu
@@ -47,8 +47,7 @@ class Kernel:
     state: str
     argument_bytes: int
     registers: int
-    stack_bytes: int
-    spill_bytes: int
+    local_bytes: int  # of local memory, where registers are spilled too
     instructions: list[tuple[int, str]] = dataclasses.field(repr=False)  # address, text
 
     @property
@@ -92,65 +91,82 @@ class Kernel:
         ]
 
 
-def compile_kernels(folder: Path) -> list[Kernel]:
-    """All kernels, compiled with the project's own flags; a warning is an error."""
+def read_kernels(folder: Path) -> list[Kernel]:
+    """All kernels for ARCHITECTURES: from the built extension if it has code for each of them, else newly compiled."""
+    extension = _backend.load()
+    if extension is not None and set(ARCHITECTURES) <= _architectures(Path(extension.__file__)):
+        binaries = [Path(extension.__file__)]
+    else:
+        binaries = _compile(folder)
+    return [kernel for binary in binaries for kernel in _kernels_in(binary)]
+
+
+def _compile(folder: Path) -> list[Path]:
+    """The kernels alone, by the project's own flags; a warning is an error."""
     nvcc = Path(str(_build.cuda_home()), "bin", "nvcc")
     targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES]
-    options = [*_build.flags(True)["nvcc"], "--Werror=all-warnings", "-Xptxas=-v", *targets, "-fatbin"]
-    kernels = []
+    options = [*_build.flags(True)["nvcc"], "--Werror=all-warnings", *targets, "-fatbin"]
+    binaries = []
     for source in [path for path in _build.sources(True) if path.endswith(".cu")]:
         binary = folder / f"{Path(source).stem}.fatbin"
         done = subprocess.run(
             [str(nvcc), *options, "-o", str(binary), source], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        code = _machine_code(binary)
-        resources = _resources(done.stderr)
+        binaries.append(binary)
+    return binaries
+
+
+def _report(binary: Path, *options: str) -> list[str]:
+    command = [str(cuobjdump()), *options, str(binary)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def _architectures(binary: Path) -> set[str]:
+    return {m[1] for line in _report(binary, "-lelf") if (m := re.search(r"\.(sm_\d+)\.cubin", line))}
+
+
+def _kernels_in(binary: Path) -> list[Kernel]:
+    kernels = []
+    for architecture in ARCHITECTURES:
+        code, resources = _machine_code(binary, architecture), _resources(binary, architecture)
         assert code.keys() == resources.keys()
-        kernels += [_kernel(*key, *resources[key], code[key]) for key in code]
+        kernels += [_kernel(architecture, name, *resources[name], code[name]) for name in code]
     return kernels
 
 
-def _resources(report: str) -> dict[tuple[str, str], tuple[int, int, int]]:
-    """(architecture, mangled name) -> registers, bytes of stack, bytes of spill stores and loads."""
-    found = re.findall(
-        r"Compiling entry function '(\w+)' for '(\w+)'\n"
-        r".*Function properties for \1\n"
-        r"\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
-        r".*Used (\d+) registers",
-        report,
-    )
-    return {
-        (architecture, name): (int(registers), int(stack), int(stores) + int(loads))
-        for name, architecture, stack, stores, loads, registers in found
-    }
+def _resources(binary: Path, architecture: str) -> dict[str, tuple[int, int]]:
+    """Mangled name -> registers, bytes of local memory: the stack, with what is spilled, and fixed arrays."""
+    resources, name = {}, ""
+    for line in _report(binary, "-res-usage", "-arch", architecture):
+        if m := re.match(r"\s*Function (\w+):", line):
+            name = m[1]
+        elif m := re.match(r"\s*REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line):
+            resources[name] = int(m[1]), int(m[2]) + int(m[3])
+    return resources
 
 
-def _machine_code(binary: Path) -> dict[tuple[str, str], list[tuple[int, str]]]:
-    """(architecture, mangled name) -> addresses and texts of the instructions."""
-    command = [str(cuobjdump()), "-sass", str(binary)]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    code: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    architecture, instructions = "", []
-    for line in listing.splitlines():
-        if m := re.match(r"\s*code for (\w+)", line):
-            architecture = m[1]
-        elif m := re.match(r"\s*Function : (\w+)", line):
-            instructions = code[architecture, m[1]] = []
+def _machine_code(binary: Path, architecture: str) -> dict[str, list[tuple[int, str]]]:
+    """Mangled name -> addresses and texts of the instructions."""
+    code: dict[str, list[tuple[int, str]]] = {}
+    instructions: list[tuple[int, str]] = []
+    for line in _report(binary, "-sass", "-arch", architecture):
+        if m := re.match(r"\s*Function : (\w+)", line):
+            instructions = code[m[1]] = []
         elif m := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", line):
             instructions.append((int(m[1], 16), m[2]))
     return code
 
 
 def _kernel(
-    architecture: str, mangled: str, registers: int, stack: int, spills: int, instructions: list[tuple[int, str]]
+    architecture: str, mangled: str, registers: int, local_bytes: int, instructions: list[tuple[int, str]]
 ) -> Kernel:
     types = {"f": "float", "d": "double"}
 
     def type_of(text: str) -> str:
         return types.get(text) or re.sub(r"^NS_\d+|E$", "", text)
 
-    rest = (registers, stack, spills, instructions)
+    rest = (registers, local_bytes, instructions)
     if m := re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E", mangled):
         param = type_of(m[2])
         state = param if m[3].startswith("S") else type_of(m[3])  # S4_ and the like: the same type again

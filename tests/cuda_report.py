@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from cases import ADAM, PRETEND
-from compiled_code import Kernel, compile_kernels
+from compiled_code import Kernel, read_kernels
 from test_traffic import TRAFFIC
 
 from sgdr_fused import _build
@@ -47,13 +47,12 @@ def compiled(kernels: list[Kernel]) -> str:
                 name,
                 architecture,
                 max(kernel.registers for kernel in group),
-                max(kernel.spill_bytes for kernel in group),
-                max(kernel.stack_bytes for kernel in group),
+                max(kernel.local_bytes for kernel in group),
                 f"{min(kernel.occupancy for kernel in group):.1%}",
                 ", ".join(f"{loads} + {stores}" for loads, stores in loops) or "none",
             )
         )
-    head = ("kernel", "for", "registers", "spilled bytes", "bytes of local memory", "occupancy", "128-bit accesses")
+    head = ("kernel", "for", "registers", "bytes of local memory", "occupancy", "128-bit accesses")
     return table(head, rows)
 
 
@@ -103,7 +102,7 @@ def put(page: str, name: str, text: str) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        code = compile_kernels(Path(folder))
+        code = read_kernels(Path(folder))
     # Computed from the constants in their sources.
     peers = (
         ("torch, CUDA 13 build", "1 + 1", "46 + 1"),
