@@ -91,11 +91,18 @@ class Kernel:
 
     @cached_property
     def steady_loops(self) -> list[Counter[str]]:
-        """The accesses of each innermost loop that loads 128 bits of global memory at a time; a step's also stores."""
+        """The accesses of each innermost loop over elements.
+
+        A step's loads and stores 128 bits of global memory at a time; one that measures loads so much and accesses nothing
+        else, unlike those over a schedule's segments.
+        """
         branches = [(address, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for address, text in self.instructions]
         loops = [(int(m[1], 16), address) for address, m in branches if m and int(m[1], 16) <= address]
-        wanted = {"LDG.128", "STG.128"} if self.kind == "step" else {"LDG.128"}
-        steady = [(first, last) for first, last in loops if wanted <= self.accesses(first, last).keys()]
+        both = {"LDG.128", "STG.128"}
+        accessed = {loop: self.accesses(*loop).keys() for loop in loops}
+        steady = [
+            loop for loop in loops if (both <= accessed[loop] if self.kind == "step" else accessed[loop] == {"LDG.128"})
+        ]
         return [
             self.accesses(*outer)
             for outer in steady

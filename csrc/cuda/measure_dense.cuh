@@ -39,10 +39,9 @@ __device__ void add_pair(SquareLanes& lanes, int first, int count, const Element
   lanes.direction[first / 2 % kPairLanes] += pair.direction;
 }
 
-// Writes the lanes of `count` elements of a tensor whose operands are dense. Whole rows, of a pair
-// per lane, are loaded as vectors, one vector's column after the other, for the sums of all of them
-// would take too many registers; the rest, and all of a chunk with an unaligned operand, pair by
-// pair.
+// Adds `count` elements of a tensor whose operands are dense. Whole rows, of a pair per lane, are
+// loaded as vectors; the rest, and all of a chunk with an unaligned operand, pair by pair. The sums
+// stay in shared memory and volatile: two for each pair of a vector are too many registers.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void measure_dense(const Rule& rule, GradChanges changes,
                               const volatile GradFactors<opmath_t<param_t>>& factors,
@@ -57,45 +56,39 @@ __device__ void measure_dense(const Rule& rule, GradChanges changes,
   const int rows = chunk.aligned ? count / kRow * kRow : 0;
 
 #pragma unroll 1
-  for (int first = threadIdx.x * kCount; first < kRow; first += kThreads * kCount) {
-    double of_param[kCount / 2] = {}, of_direction[kCount / 2] = {};
-#pragma unroll 1
-    for (int i = first; i < rows; i += kRow) {
-      const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
-      Share<param_t, kCount> p, g;
-      Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
-      Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
-      p.load_whole(chunk.param, i);
-      g.load_whole(chunk.grad, i);
-      if (has_remainder) r.load(chunk.remainder, i);
+  for (int i = threadIdx.x * kCount; i < rows; i += kThreads * kCount) {
+    volatile double* of_param = lanes.param + i % kRow / 2;
+    volatile double* of_direction = lanes.direction + i % kRow / 2;
+    const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+    Share<param_t, kCount> p, g;
+    Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
+    Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
+    p.load_whole(chunk.param, i);
+    g.load_whole(chunk.grad, i);
+    if (has_remainder) r.load(chunk.remainder, i);
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
+    for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
 #pragma unroll
-      for (int part = 0; part < kCount; part += kPart) {
-        p.load_part(chunk.param, i + part);
-        g.load_part(chunk.grad, i + part);
+    for (int part = 0; part < kCount; part += kPart) {
+      p.load_part(chunk.param, i + part);
+      g.load_part(chunk.grad, i + part);
 #pragma unroll
-        for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
-        Squares squares[2];
+      for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
+      Squares squares[2];
 #pragma unroll
-        for (int j = 0; j < kPart; ++j) {
-          T states[kStates > 0 ? kStates : 1] = {};
+      for (int j = 0; j < kPart; ++j) {
+        T states[kStates > 0 ? kStates : 1] = {};
 #pragma unroll
-          for (int k = 0; k < kStates; ++k) states[k] = load(s[k].at(part, j));
-          squares[j % 2] = squares_of<Rule, T>(
-              rule, changes, factors, load_param(p.at(part, j), has_remainder, r.at(part, j)),
-              load(g.at(part, j)), states);
-          if (j % 2 == 1) {
-            of_param[(part + j) / 2] += squares[0].param + squares[1].param;
-            of_direction[(part + j) / 2] += squares[0].direction + squares[1].direction;
-          }
+        for (int k = 0; k < kStates; ++k) states[k] = load(s[k].at(part, j));
+        squares[j % 2] = squares_of<Rule, T>(
+            rule, changes, factors, load_param(p.at(part, j), has_remainder, r.at(part, j)),
+            load(g.at(part, j)), states);
+        if (j % 2 == 1) {
+          const int pair = (part + j) / 2;
+          of_param[pair] = of_param[pair] + (squares[0].param + squares[1].param);
+          of_direction[pair] = of_direction[pair] + (squares[0].direction + squares[1].direction);
         }
       }
-    }
-#pragma unroll
-    for (int j = 0; j < kCount / 2; ++j) {
-      lanes.param[first / 2 + j] = of_param[j];
-      lanes.direction[first / 2 + j] = of_direction[j];
     }
   }
   __syncthreads();
@@ -122,11 +115,6 @@ __device__ void measure_strided(const Rule& rule, GradChanges changes,
                                 const Tensor& tensor, const Layout& layout, void* grad,
                                 const int64_t (&start)[kMaxDims], int count, SquareLanes& lanes) {
   using T = opmath_t<param_t>;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < kPairLanes; i += kThreads) {
-    lanes.param[i] = lanes.direction[i] = 0.0;
-  }
-  __syncthreads();
 #pragma unroll 1
   for (int i = 2 * static_cast<int>(threadIdx.x); i < count; i += 2 * kThreads) {
     add_pair(lanes, i, count, [&](int at) {

@@ -20,6 +20,11 @@ __device__ void measure_chunk(const typename Algorithm::Scalars& scalars,
                               const Work& work, const Header& header, SquareLanes& lanes) {
   constexpr int kStates = Algorithm::kMeasuredStates;
   using Rule = typename Algorithm::template Rule<opmath_t<param_t>, kStates>;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kPairLanes; i += kThreads) {
+    lanes.param[i] = lanes.direction[i] = 0.0;
+  }
+  __syncthreads();
   const Rule rule(scalars);
   const GradChanges changes = {header.grad_scale != nullptr, header.plan.clipping.is_on};
   if (work.tensor.layout < 0) {
