@@ -93,8 +93,8 @@ class Kernel:
     def steady_loops(self) -> list[Counter[str]]:
         """The accesses of each innermost loop over elements.
 
-        A step's loads and stores 128 bits of global memory at a time; one that measures loads so much and accesses nothing
-        else, unlike those over a schedule's segments.
+        A step's loads and stores 128 bits of global memory at a time. One that measures loads so much, and accesses
+        nothing else, unlike those over a schedule's segments.
         """
         branches = [(address, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for address, text in self.instructions]
         loops = [(int(m[1], 16), address) for address, m in branches if m and int(m[1], 16) <= address]
