@@ -106,7 +106,6 @@ MUTATIONS = (
     Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE),
     Mutation("squares: put down for another tensor", "tensors[work.chunk.tensor] =", "tensors[0] =", TENSORS),
     Mutation("squares: the sums of another chunk", "chunks[work.chunk.index] =", "chunks[0] =", TENSORS),
-    Mutation("squares: a chunk of another launch", "header.first_chunk + blockIdx.x -", "blockIdx.x -", TENSORS),
     Mutation("squares: a ticket for all tensors", "tickets + work.chunk.tensor", "tickets + 0", TENSORS),
     Mutation(
         "squares: only the first chunk", "add_chunks(chunks, count, lanes)", "add_chunks(chunks, 1, lanes)", TENSORS
