@@ -30,17 +30,29 @@ def states_of_algorithms() -> dict[str, tuple[int, int]]:
     """The fewest and the most states of each algorithm, by the name of its struct in rules/."""
     found = re.findall(
         r"^struct (\w+) : Defaults \{\n.*kName.*\n.*kMinStates = (\d), kMaxStates = (\d);",
-        "".join(path.read_text() for path in sorted((_build.csrc() / "rules").glob("*.h"))),
+        _rules(),
         re.MULTILINE,
     )
     return {name: (int(fewest), int(most)) for name, fewest, most in found}
 
 
+def measured_states() -> dict[str, int]:
+    """How many states the pass before the update reads, of each algorithm that has one."""
+    found = re.findall(
+        r"^struct (\w+) : Defaults \{\n.*kName.*\n.*kMinStates.*\n.*kMeasuredStates = (\d);", _rules(), re.MULTILINE
+    )
+    return {name: int(states) for name, states in found}
+
+
+def _rules() -> str:
+    return "".join(path.read_text() for path in sorted((_build.csrc() / "rules").glob("*.h")))
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One kernel for one architecture. `algorithm` is None where it is not a step."""
+    """One kernel for one architecture. `algorithm` is None where it is the same for all."""
 
-    kind: str  # step, measure or show
+    kind: str  # step, measure, measure_tensors or show
     architecture: str
     algorithm: str | None
     param: str
@@ -60,8 +72,8 @@ class Kernel:
         """The part of a multiprocessor's 64 warps that its 65,536 registers allow, of 256 threads a block.
 
         Registers are given to a warp in units of 256 (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0).
-        Shared memory limits nothing: a step takes a few hundred bytes, the norm's pass 16 KB of 164 for each of at most
-        eight blocks.
+        Shared memory limits nothing: a step takes a few hundred bytes, a pass that measures 17 KB of 164 for each of at
+        most eight blocks.
         """
         registers_per_warp = -(-self.registers * 32 // 256) * 256
         warps_per_block = THREADS // 32
@@ -151,10 +163,11 @@ def _kernel(
         return types.get(text) or re.sub(r"^NS_\d+|E$", "", text)
 
     rest = (registers, stack, spills, instructions)
-    if m := re.search(r"fused_step_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E", mangled):
-        param = type_of(m[2])
-        state = param if m[3].startswith("S") else type_of(m[3])  # S4_ and the like: the same type again
-        return Kernel("step", architecture, m[1], param, state, int(m[4]), *rest)
+    templated = r"(fused_step|measure_tensors)_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E"
+    if m := re.search(templated, mangled):
+        param = type_of(m[3])
+        state = param if m[4].startswith("S") else type_of(m[4])  # S4_ and the like: the same type again
+        return Kernel(m[1].removeprefix("fused_"), architecture, m[2], param, state, int(m[5]), *rest)
     if m := re.search(r"measure_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
         return Kernel("measure", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
     assert "show_kernel" in mangled, mangled

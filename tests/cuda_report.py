@@ -36,7 +36,11 @@ def compiled(kernels: list[Kernel]) -> str:
     alike: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in kernels:
         storage = kernel.param if kernel.param == kernel.state else f"{kernel.param}, states {kernel.state}"
-        names = {"step": f"{kernel.algorithm}, {storage}", "measure": f"norm of the gradients, {kernel.param}"}
+        names = {
+            "step": f"{kernel.algorithm}, {storage}",
+            "measure": f"norm of the gradients, {kernel.param}",
+            "measure_tensors": f"{kernel.algorithm}'s norms, {storage}",
+        }
         name = names.get(kernel.kind, "show (the displayed rates)")
         alike.setdefault((name, kernel.architecture), []).append(kernel)
     rows = []

@@ -28,9 +28,14 @@ STEP = "csrc/fused_step.h"
 KERNEL = "csrc/cuda/fused_step.cu"
 DENSE = "csrc/cuda/update_dense.cuh"
 MEASURE = "csrc/cuda/measure.cu"
+LANES = "csrc/cuda/lanes.cuh"
+TENSORS = "csrc/cuda/measure_tensors.cu"
+SQUARES = "csrc/cuda/measure_dense.cuh"
+WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
 TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint", "nonfinite", "clipping")
+TESTS += ("layerwise",)
 RACE_TESTS = ("groups", "nonfinite")
 
 
@@ -53,7 +58,7 @@ MUTATIONS = (
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),
     Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
-    Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]"),
+    Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]", WORK),
     Mutation(
         "strides: threads overlap",
         "kThreads) {\n    int64_t offsets[2 +",
@@ -67,12 +72,12 @@ MUTATIONS = (
     Mutation(
         "barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;", ARGUMENTS
     ),
-    Mutation("ticket: not reset", "atomicInc(ticket, gridDim.x - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
-    Mutation("ticket: the first block takes itself for the last", "== gridDim.x - 1;  //", "== 0;  //", ARGUMENTS),
+    Mutation("ticket: not reset", "atomicInc(ticket, blocks - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
+    Mutation("ticket: the first block takes itself for the last", "== blocks - 1;  //", "== 0;  //", ARGUMENTS),
     Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True),
     Mutation("fence: none before the ticket", "    __threadfence();\n    last", "    last", ARGUMENTS, is_race=True),
-    Mutation("group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers"),
-    Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *"),
+    Mutation("group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers", WORK),
+    Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *", WORK),
     Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
     Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {"),
     Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
@@ -87,14 +92,26 @@ MUTATIONS = (
         "counts: a product that no step advances", "*tensor.product *= advance.factor", "*tensor.product *= 1.0", STEP
     ),
     Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", ""),
-    Mutation("clip: ignored", "if (changes.clips) g =", "if (changes.clips && false) g =", ELEMENT),
-    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient("),
+    Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT),
+    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", WORK),
     Mutation("norm: the last element is left out", "i < count; i += kThreads", "i + 1 < count; i += kThreads", MEASURE),
     Mutation("norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE),
     Mutation("norm: the sum of another chunk", "clipping.chunks[index] =", "clipping.chunks[blockIdx.x] =", MEASURE),
-    Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", MEASURE),
+    Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", LANES),
     Mutation("norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE),
     Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE),
+    Mutation("squares: put down for another tensor", "tensors[work.chunk.tensor] =", "tensors[0] =", TENSORS),
+    Mutation("squares: the sums of another chunk", "chunks[work.chunk.index] =", "chunks[0] =", TENSORS),
+    Mutation("squares: a ticket for all tensors", "tickets + work.chunk.tensor", "tickets + 0", TENSORS),
+    Mutation(
+        "squares: only the first chunk", "add_chunks(chunks, count, lanes)", "add_chunks(chunks, 1, lanes)", TENSORS
+    ),
+    Mutation(
+        "squares: the last element is left out", "i < count && i < first + 2", "i + 1 < count && i < first + 2", SQUARES
+    ),
+    Mutation("squares: every second row is left out", "i += kRow) {", "i += 2 * kRow) {", SQUARES),
+    Mutation("squares: another gradient", "clip_element<T>(g, changes, factors), states", "g, states", SQUARES),
+    Mutation("squares: without the scale", "if (changes.unscales) g = g / factors.scale;", "", SQUARES),
     Mutation("launcher: gradients of another launch", "step.grads + range.first_tensor,", "step.grads,", ARGUMENTS),
     Mutation("launcher: other numbers", "step.numbers + range.first_group *", "step.numbers + 0 *", ARGUMENTS),
 )

@@ -10,6 +10,7 @@ from cases import (
     CASES,
     DEVICE,
     HALVES,
+    MEASURING,
     SCHEDULES,
     TYPICAL,
     Case,
@@ -54,7 +55,8 @@ def test_loop_against_torch_unfused(case: Case, unscaled_before: bool) -> None:
     """A whole loop with its own scaler each: the same parameters, states and scales as torch's."""
     ours = make_params(SIZES)
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    optimizers = case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05, foreach=False)
+    unfused = {"foreach": False} if case.algorithm.takes("foreach") else {}
+    optimizers = case.fused(ours, lr=0.05), case.torch(theirs, lr=0.05, **unfused)
     scalers = make_scaler(), make_scaler()
     for t in range(STEPS):
         for opt, scaler in zip(optimizers, scalers, strict=True):
@@ -74,7 +76,7 @@ def test_loop_against_torch_unfused(case: Case, unscaled_before: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", ids(SCALED_HALVES))
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_loop_with_low_precision_parameters(case: Case, dtype: torch.dtype) -> None:
     """float16 gradients are unscaled by us alone: GradScaler.unscale_ refuses them."""
     params = make_params(SIZES, dtype)
@@ -124,7 +126,7 @@ def test_skipped_step_is_as_if_it_had_not_been(case: Case, after: int, skipped: 
 
 
 @pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64, *HALVES]))
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_unscaling_writes_the_gradient_back(case: Case, dtype: torch.dtype) -> None:
     """As torch's fused step does; and the step is the one that the unscaled gradient would have made."""
     scaled, plain = (case.fused(make_params((0, 5, 1025), dtype), lr=0.05) for _ in range(2))

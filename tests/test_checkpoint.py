@@ -14,6 +14,7 @@ from cases import (
     CASES,
     DEVICE,
     HALVES,
+    MEASURING,
     PRETEND,
     SCHEDULES,
     TYPICAL,
@@ -86,7 +87,7 @@ def test_resume_at_every_step(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", ids([torch.float64, *HALVES]))
-@pytest.mark.parametrize("case", ids(TYPICAL[1:3] if PRETEND else TYPICAL))
+@pytest.mark.parametrize("case", ids(TYPICAL[1:3] if PRETEND else (*TYPICAL, *MEASURING)))
 def test_resume_at_every_step_in_other_dtypes(case: Case, dtype: torch.dtype) -> None:
     check_resume(case, dtype)
 

@@ -16,6 +16,7 @@ from cases import (
     DTYPES,
     EMULATED,
     HALVES,
+    MEASURING,
     PRETEND,
     SCHEDULES,
     TYPICAL,
@@ -192,7 +193,7 @@ def test_kernels_give_the_bits_of_the_cpu(
 
 @option_ids
 @pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_the_update_is_that_of_clipped_gradients(case: Case, dtype: torch.dtype, options: dict[str, Any]) -> None:
     """To the bit, and the gradients stay as they are."""
     sizes = SOME_SIZES[:-1] if PRETEND else SOME_SIZES
@@ -238,7 +239,7 @@ def test_low_precision_against_the_oracle(case: Case, dtype: torch.dtype, option
 
 
 @option_ids
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_against_torch(case: Case, options: dict[str, Any]) -> None:
     """torch.nn.utils.clip_grad_value_ and clip_grad_norm_ in front of torch.optim, in float64."""
     ours = make_params(SOME_SIZES, torch.float64)

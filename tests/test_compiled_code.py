@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 STATES = compiled_code.states_of_algorithms()
+MEASURED = compiled_code.measured_states()
 TYPES = {"float": 4, "double": 8, "Half": 2, "BFloat16": 2}
 # Storage of the parameter, and of its states.
 PAIRS = {(name, name) for name in TYPES} | {("Half", "float"), ("BFloat16", "float"), ("float", "BFloat16")}
@@ -32,15 +33,25 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
 
 @pytest.fixture(scope="module")
 def steps(kernels: list[Kernel]) -> list[Kernel]:
-    return [kernel for kernel in kernels if kernel.algorithm is not None]
+    return [kernel for kernel in kernels if kernel.kind == "step"]
 
 
-def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel]) -> None:
+@pytest.fixture(scope="module")
+def measuring(kernels: list[Kernel]) -> list[Kernel]:
+    return [kernel for kernel in kernels if kernel.kind == "measure_tensors"]
+
+
+def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel], measuring: list[Kernel]) -> None:
     """So that none is left out below: each algorithm, each pair of types, at least one size of arguments."""
-    assert set(STATES) >= {"Sgd", "Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"}
+    assert set(MEASURED) == {"Lars", "Lamb"}
+    assert set(STATES) >= {*MEASURED, "Sgd", "Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"}
     for architecture in ARCHITECTURES:
         found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}
+        # Where no state is read, one kernel for each type of parameter.
+        pairs = {a: PAIRS if states else {(name, name) for name in TYPES} for a, states in MEASURED.items()}
+        found = {(k.algorithm, k.param, k.state) for k in measuring if k.architecture == architecture}
+        assert found == {(algorithm, *pair) for algorithm in MEASURED for pair in pairs[algorithm]}
         others = {(k.kind, k.param) for k in kernels if k.architecture == architecture and k.algorithm is None}
         assert others == {("show", ""), *(("measure", name) for name in TYPES)}
 
@@ -68,9 +79,13 @@ def vectors(kernel: Kernel, states: int) -> Counter[str]:
     elements = 16 // min(TYPES[kernel.param], TYPES[kernel.state])
     params, per_state = elements * TYPES[kernel.param] // 16, elements * TYPES[kernel.state] // 16
     remainders = 1 if TYPES[kernel.param] == 2 else 0
-    averages = elements * max(TYPES[kernel.param], 4) // 16
-    both = 2 * params + states * per_state + remainders + averages
+    both = 2 * params + states * per_state + remainders + averages_of(kernel)
     return Counter({"LDG.128": both, "STG.128": both})
+
+
+def averages_of(kernel: Kernel) -> int:
+    elements = 16 // min(TYPES[kernel.param], TYPES[kernel.state])
+    return elements * max(TYPES[kernel.param], 4) // 16
 
 
 def test_steady_loops_access_128_bits_of_global_memory_and_nothing_else(steps: list[Kernel]) -> None:
@@ -79,6 +94,14 @@ def test_steady_loops_access_128_bits_of_global_memory_and_nothing_else(steps: l
         expected = [vectors(kernel, states) for states in range(fewest, most + 1)]
         found = sorted(kernel.steady_loops, key=lambda loop: loop["LDG.128"])
         assert found == expected, f"{kernel.id}: {[dict(loop) for loop in found]}"
+
+
+def test_measuring_loops_load_128_bits_and_nothing_else(measuring: list[Kernel]) -> None:
+    """Of the parameter, its remainder, the gradient and the states that the direction depends on."""
+    for kernel in measuring:
+        loads = vectors(kernel, MEASURED[str(kernel.algorithm)])["LDG.128"]
+        loads -= averages_of(kernel)
+        assert kernel.steady_loops == [Counter({"LDG.128": loads})], kernel.id
 
 
 def test_the_norms_loop_loads_128_bits_and_nothing_else(kernels: list[Kernel]) -> None:

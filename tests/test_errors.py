@@ -84,7 +84,8 @@ OF_NADAM: list[tuple[str, dict[str, Any], str, Any]] = [
 ]
 OF_LARS: list[tuple[str, dict[str, Any], str, Any]] = [
     *(row for row in COMMON if row[0] != "differentiable"),
-    *OF_SGD,
+    *(row for row in OF_SGD if row[0] != "nesterov_without_momentum"),
+    ("nesterov_without_momentum", {"nesterov": True, "momentum": 0}, "nesterov", "momentum"),
     ("trust_coefficient_negative", {"trust_coefficient": -0.25}, "trust_coefficient", -0.25),
     ("trust_coefficient_nan", {"trust_coefficient": NAN}, "trust_coefficient", "nan"),
     ("eps_negative", {"eps": -0.25}, "eps", -0.25),

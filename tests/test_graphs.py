@@ -13,6 +13,7 @@ import pytest
 import torch
 from cases import (
     DEVICE,
+    MEASURING,
     SCHEDULES,
     SGD,
     TYPICAL,
@@ -58,7 +59,7 @@ def optimizer_with_graph(case: Case, lr: Any) -> tuple[Any, torch.cuda.CUDAGraph
     return opt, captured(opt.step)
 
 
-@pytest.mark.parametrize("case", ids(TYPICAL[1:]))
+@pytest.mark.parametrize("case", ids((*TYPICAL[1:], *MEASURING)))
 def test_a_thousand_replays(case: Case) -> None:
     """Through warm restarts, growing cycles and steps that a gradient scaler skips."""
 

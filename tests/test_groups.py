@@ -11,6 +11,7 @@ from cases import (
     DEVICE,
     DTYPES,
     HALVES,
+    MEASURING,
     NUMBERS,
     SCHEDULES,
     TYPICAL,
@@ -54,7 +55,7 @@ def test_missing_gradients(case: Case) -> None:
             assert opt.state[p]["step"].item() == applied[i]
 
 
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_step_without_any_gradient_only_advances_the_clock(case: Case) -> None:
     params = make_params((5,), torch.float64)
     opt = case.fused(params, lr=SCHEDULES[0])
@@ -125,7 +126,7 @@ def test_every_group_has_its_own_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("grouped", ["in_one_group", "in_a_group_each"])
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_dtypes_do_not_mix(case: Case, grouped: str) -> None:
     """The same bits as with an optimizer for each dtype; the clock advances once a step."""
     in_one = grouped == "in_one_group"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import CASES, DEVICE, DTYPES, NUMBERS, PRETEND, SCHEDULES, TYPICAL, Case, bits, ids, values
+from cases import CASES, DEVICE, DTYPES, MEASURING, NUMBERS, PRETEND, SCHEDULES, TYPICAL, Case, bits, ids, values
 from torch import Tensor
 
 STEPS = 4
@@ -46,6 +46,14 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def assert_same(case: Case, actual: Tensor, expected: Tensor) -> None:
+    """To the bit. But a norm is added up in the order of its parameter's memory, and float64 shows the difference."""
+    if case.algorithm.per_tensor and actual.dtype == torch.float64:
+        torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-15)
+    else:
+        assert bits(actual) == bits(expected)
+
+
 def check_layout(case: Case, dtype: torch.dtype, view: str, layout: Callable[[Tensor], Tensor]) -> None:
     base = values(2400, 1, dtype).to(DEVICE)
     untouched = base.clone()
@@ -58,16 +66,16 @@ def check_layout(case: Case, dtype: torch.dtype, view: str, layout: Callable[[Te
         opt.step()
         expected.step()
         assert bits(param.grad) == bits(dense.grad)
-    assert bits(param) == bits(dense)
+    assert_same(case, param, dense)
     for key, state in opt.state[param].items():
-        assert bits(state) == bits(expected.state[dense][key]), key
+        assert_same(case, state, expected.state[dense][key])
     VIEWS[view](untouched).copy_(param.detach())  # now all but the rest of the buffer is equal
     assert bits(base) == bits(untouched)
 
 
 @pytest.mark.parametrize("layout", GRADIENTS)
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("case", ids(TYPICAL[1:3] if PRETEND else TYPICAL))
+@pytest.mark.parametrize("case", ids(TYPICAL[1:3] if PRETEND else (*TYPICAL, *MEASURING)))
 def test_views(case: Case, view: str, layout: str) -> None:
     check_layout(case, torch.float32, view, GRADIENTS[layout])
 
@@ -102,7 +110,7 @@ def test_state_has_the_strides_that_torch_gives_it(case: Case) -> None:
             assert key in NUMBERS or (state.shape, state.stride()) == (expected.shape, expected.stride())
 
 
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_layouts_that_change_between_steps(case: Case) -> None:
     param, dense = (torch.nn.Parameter(values((6, 5, 4), 1, torch.float32).to(DEVICE)) for _ in range(2))
     opt, expected = case.fused([param], lr=0.1), case.fused([dense], lr=0.1)

@@ -9,6 +9,7 @@ import torch
 from cases import (
     DEVICE,
     HALVES,
+    MEASURING,
     NUMBERS,
     PRETEND,
     SCHEDULES,
@@ -48,7 +49,7 @@ def joined(opt: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("average", [None, EMA(0.7)], ids=["", "average"])
 @pytest.mark.parametrize("dtype", ids(HALVES))
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_master_weights_are_those_of_float32(case: Case, dtype: torch.dtype, average: Any) -> None:
     """Bit for bit what an optimizer of float32 parameters makes of the same gradients."""
     opt = case.fused(
@@ -171,7 +172,7 @@ def test_a_checkpoint_has_the_remainders() -> None:
         pytest.param(torch.float16, torch.float32, id="float16-float32"),
     ],
 )
-@pytest.mark.parametrize("case", ids(TYPICAL[1:]))
+@pytest.mark.parametrize("case", ids((*TYPICAL[1:], *MEASURING)))
 def test_states_in_another_type(case: Case, param: torch.dtype, state: torch.dtype) -> None:
     """Every step from equal inputs against the reference in float64."""
     opt = case.fused(make_params(SIZES, param), lr=0.05, state_dtype=state)

@@ -12,6 +12,7 @@ import torch
 from cases import (
     DEVICE,
     DTYPES,
+    MEASURING,
     SCHEDULES,
     TYPICAL,
     Case,
@@ -61,7 +62,7 @@ def test_a_step_is_skipped_wherever_the_gradient_is_bad(case: Case, dtype: torch
 
 
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}, {"max_grad_value": 0.5}], ids=str)
-@pytest.mark.parametrize("case", ids(TYPICAL))
+@pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_steps_go_on_as_if_those_had_not_been(case: Case, options: dict[str, Any]) -> None:
     """A first step among them. Infinity is not clamped away before it is seen."""
     results = []

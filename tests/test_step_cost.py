@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ALGORITHMS, PRETEND, assert_within, ids, ulp, values
+from cases import ALGORITHMS, NOT_IN_TORCH, PRETEND, assert_within, ids, ulp, values
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
@@ -25,7 +25,11 @@ pytestmark = pytest.mark.skipif(not PRETEND, reason="counts need the pretend GPU
 
 WARMUP = 1  # step, which builds the plan
 SKIPPED = 4  # the step where found_inf says so
-OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, "adam": {"betas": (0.9, 0.99)}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    "adam": {"betas": (0.9, 0.99)},
+}
+MEASURING: dict[str, dict[str, Any]] = {"lars": {"trust_coefficient": 0.5, "weight_decay": 0.1}, "lamb": {}}
 
 
 # From 6 elements to a parameter.
@@ -101,9 +105,9 @@ class Training:
         groups = [[torch.nn.Parameter(p) for p in group] for group in model.tensors(0, device)]
         self.params = [p for group in groups for p in group]
         self.tensor = torch.tensor(0.1, device=device)
-        self.opt: Any = ALGORITHMS[algorithm].fused(
+        self.opt: Any = {**ALGORITHMS, **NOT_IN_TORCH}[algorithm].fused(
             [{"params": group, "lr": RATES[rate](i, self.tensor)} for i, group in enumerate(groups)],
-            **OPTIONS[algorithm],
+            **{**OPTIONS, **MEASURING}[algorithm],
             **options,
         )
         self.scheduler = CosineAnnealingWarmRestarts(self.opt, T_0=3) if rate == "number" else None
@@ -208,6 +212,15 @@ def test_launches_of_a_model(algorithm: str, model: Model) -> None:
 def test_one_more_launch_for_the_norm(model: Model, options: dict[str, Any], passes: int) -> None:
     """For each range of tensors, and none where only elements are clamped."""
     check_cost("adam", model, "schedule", some_none, scaled=True, passes=passes, **options)
+
+
+@pytest.mark.parametrize("model", ids((RESNET50, *MODELS[2:])))
+@pytest.mark.parametrize(("options", "passes"), [({}, 2), ({"max_grad_norm": 1.0}, 3)], ids=str)
+@pytest.mark.parametrize("algorithm", MEASURING)
+def test_one_more_launch_where_each_parameter_is_measured(
+    algorithm: str, model: Model, options: dict[str, Any], passes: int
+) -> None:
+    check_cost(algorithm, model, "schedule", some_none, scaled=True, passes=passes, **options)
 
 
 @pytest.mark.parametrize("algorithm", OPTIONS)

@@ -55,21 +55,25 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   __shared__ GradFactors<opmath_t<param_t>> factors;
   __shared__ Work work;
   __shared__ SquareLanes lanes;
+  __shared__ bool measured;
   const Header& header = arguments.header;
   const Plan& plan = header.plan;
 
   if (skips(plan.clipping, header.found_inf) || blockIdx.x >= header.num_chunks) return;
   if (threadIdx.x <= kMaxHypers) find_work(work, header, arguments.numbers(), arguments.grads());
   __syncthreads();
-  const double* constants = plan.groups[work.tensor.group].constants;
-  if (work.grad == nullptr || !Algorithm::measures(constants)) return;
   if (threadIdx.x == 0) {
-    scalars = Algorithm::scalars(work.hypers, constants,
-                                 known_of<Algorithm>(plan, work.tensor, work.chunk.tensor));
-    factors = grad_factors<opmath_t<param_t>>(header);
-    find_memory<param_t, state_t>(work, plan, *plan.clock);
+    const double* constants = plan.groups[work.tensor.group].constants;
+    measured = work.grad != nullptr && Algorithm::measures(constants);
+    if (measured) {
+      scalars = Algorithm::scalars(work.hypers, constants,
+                                   known_of<Algorithm>(plan, work.tensor, work.chunk.tensor));
+      factors = grad_factors<opmath_t<param_t>>(header);
+      find_memory<param_t, state_t>(work, plan, *plan.clock);
+    }
   }
   __syncthreads();
+  if (!measured) return;
   measure_chunk<Algorithm, param_t, state_t>(scalars, factors, work, header, lanes);
   const Squares squares = {add_up(lanes.param, kPairLanes), add_up(lanes.direction, kPairLanes)};
   const Measures& measures = plan.measures;
