@@ -1,160 +1,58 @@
-// A step on the CPU: shares of all tensors' elements, and the loops over them. No torch.
+// A step on the CPU: shares of all tensors' elements. No torch.
 #include "../fused_step.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "../clipping.h"
-#include "gradients.h"
 #include "hypers.h"
-#include "instruction_set.h"
-#include "memory.h"
+#include "pieces.h"
 
 namespace sgdr_fused::cpu {
 namespace {
 
-// Ranges of different threads meet at multiples of this many elements, so that no two threads
-// write to one cache line of the same tensor.
-constexpr int64_t kUnit = 64;
-
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
 
-// Elements [begin, end) of one tensor; `scalars` is its algorithm's.
+// Whether a tensor's operands are dense and in the type of the arithmetic.
 template <class Scalars>
-struct Piece {
-  const Tensor* tensor;
-  const Layout* layout;  // null: dense
-  DtypePair dtypes;
-  const Scalars* scalars;
-  void* grad;               // null: there is none
-  const float* grad_scale;  // null: the gradient is as it should be
-  const Clip* clip;         // null: nothing
-  double average_weight;    // 0: the average stays as it is
-  const Lot* lot;           // how BFloat16 is rounded; null: to the nearest
-  int64_t begin, end;
-};
-
-// The loop over elements, of which all operands are in T. They never overlap: checked where the
-// plan is made, and the scratch is our own.
-template <class Rule, class T, int kStates>
-struct UpdateLoop {
-  SGDR_HOST_DEVICE static void run(const Rule& rule, T* param, const T* grad, T* const* states,
-                                   int64_t count) {
-    T* state0 = states[0];
-    T* state1 = states[1];
-    T* state2 = states[2];
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) {
-      T p = param[i];
-      T s[kMaxStates] = {};
-      if constexpr (kStates > 0) s[0] = state0[i];
-      if constexpr (kStates > 1) s[1] = state1[i];
-      if constexpr (kStates > 2) s[2] = state2[i];
-      rule(p, grad[i], s);
-      param[i] = p;
-      if constexpr (kStates > 0) state0[i] = s[0];
-      if constexpr (kStates > 1) state1[i] = s[1];
-      if constexpr (kStates > 2) state2[i] = s[2];
-    }
-  }
-};
-
-template <class T>
-struct AverageLoop {
-  SGDR_HOST_DEVICE static void run(AverageRule<T> rule, T* average, const T* param, int64_t count) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) average[i] = rule(average[i], param[i]);
-  }
-};
-
-// Each operand has its own type and order; the arithmetic is done in T, in place where that is
-// possible. The gradient is written only where it is unscaled, as torch's fused optimizers do.
-template <class Algorithm, class T, int kStates>
-void update_piece(const Piece<typename Algorithm::Scalars>& piece) {
-  using Rule = typename Algorithm::template Rule<T, kStates>;
-  const Rule rule(*piece.scalars);
-  const AverageRule<T> average_rule(piece.average_weight);
-  const Tensor& tensor = *piece.tensor;
-  const Dtype dtype = piece.dtypes.param;
-  const Layout* layout = piece.layout;
-  const Memory param = {tensor.param, dtype, layout, kParam, tensor.remainder, piece.lot};
-  const Memory grad = {piece.grad, dtype, layout, kGrad, nullptr, nullptr};
-  const Memory average = {tensor.average, kDtypeOf<T>, layout, kAverage, nullptr, nullptr};
-  Memory states[kMaxStates];
-  for (int k = 0; k < kStates; ++k) {
-    states[k] = {tensor.states[k], piece.dtypes.state, layout, kFirstState + k, nullptr, piece.lot};
-  }
-  const bool averages = piece.average_weight != 0.0 && tensor.average != nullptr;
-  const bool at_once = in_place<T>(param) && (kStates == 0 || in_place<T>(states[0])) &&
-                       piece.grad_scale == nullptr && piece.clip == nullptr && !averages;
-
-  alignas(64) T scratch[2 + kMaxStates][kBlock];
-  const int64_t block = at_once ? piece.end - piece.begin : kBlock;
-  for (int64_t begin = piece.begin; begin < piece.end; begin += block) {
-    const int64_t count = std::min(block, piece.end - begin);
-    T* p = fetch(param, begin, count, scratch[0]);
-    if (piece.grad != nullptr) {
-      T* g = fetch(grad, begin, count, scratch[1]);
-      if (piece.grad_scale != nullptr) {
-        unscale<T>(g, g, piece.grad_scale, count);
-        put_back(grad, begin, count, g);
-      }
-      if (piece.clip != nullptr) {  // for the update alone, not in place
-        clip_elements<T>(scratch[1], g, *piece.clip, count);
-        g = scratch[1];
-      }
-      T* s[kMaxStates] = {};
-      for (int k = 0; k < kStates; ++k) s[k] = fetch(states[k], begin, count, scratch[2 + k]);
-      run<UpdateLoop<Rule, T, kStates>>(rule, p, g, s, count);
-      put_back(param, begin, count, p);
-      for (int k = 0; k < kStates; ++k) put_back(states[k], begin, count, s[k]);
-    }
-    if (averages) {
-      p = fetch(param, begin, count, p);  // as it is stored
-      T* a = fetch(average, begin, count, scratch[1]);
-      run<AverageLoop<T>>(average_rule, a, p, count);
-      put_back(average, begin, count, a);
-    }
-  }
+bool in_place(const Span<Scalars>& span) {
+  const DtypePair dtypes = span.item->dtypes;
+  return span.tensor->layout < 0 && dtypes.param == dtypes.state &&
+         (dtypes.param == Dtype::kFloat32 || dtypes.param == Dtype::kFloat64);
 }
 
-template <class Algorithm>
-using PieceFunction = void (*)(const Piece<typename Algorithm::Scalars>&);
-
-// From the number of states to its compile-time value.
-template <class Algorithm, class T, int kStates = Algorithm::kMaxStates>
-PieceFunction<Algorithm> choose_states(int num_states) {
-  if constexpr (kStates > Algorithm::kMinStates) {
-    if (num_states < kStates) return choose_states<Algorithm, T, kStates - 1>(num_states);
-  }
-  return update_piece<Algorithm, T, kStates>;
-}
-
-template <class Algorithm>
-PieceFunction<Algorithm> choose(Dtype param, int num_states) {
-  return param == Dtype::kFloat64 ? choose_states<Algorithm, double>(num_states)
-                                  : choose_states<Algorithm, float>(num_states);
-}
-
-// What a step adds to an Item.
 template <class Scalars>
-struct Span {
-  const Scalars* scalars;
-  int64_t first_unit;  // where the tensor begins when all are laid end to end
-};
+bool same_kernels(const Span<Scalars>& a, const Span<Scalars>& b) {
+  return a.item->dtypes.param == b.item->dtypes.param &&
+         a.tensor->num_states == b.tensor->num_states;
+}
 
-template <class Algorithm>
-void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
-  using Scalars = typename Algorithm::Scalars;
+// One thread's share; [first, last) are the spans that are in it, at least in part.
+template <class Algorithm, class Scalars = typename Algorithm::Scalars>
+void update_share(const Span<Scalars>* first, const Span<Scalars>* last, Share share,
+                  const Extras& extras) {
+  const bool averages = extras.average_weight != 0.0;
+  const bool plain = extras.grad_scale == nullptr && extras.clip == nullptr && !averages;
+  while (first != last) {
+    const auto kernels = choose<Algorithm>(first->item->dtypes.param, first->tensor->num_states);
+    if (!plain || !in_place(*first)) {
+      kernels.update_in_blocks(*first++, share, extras);
+      continue;
+    }
+    const Span<Scalars>* next = first + 1;
+    while (next != last && in_place(*next) && same_kernels(*first, *next)) ++next;
+    kernels.update_in_place(first, next, share);
+    first = next;
+  }
+}
+
+// The spans of all items, each of which counts this step.
+template <class Algorithm, class Scalars = typename Algorithm::Scalars>
+int64_t make_spans(const Step& step, std::vector<Scalars>& scalars,
+                   std::vector<Span<Scalars>>& spans) {
   const Plan& plan = step.plan;
-  const int64_t clock = *plan.clock;
-
   const auto hypers = hypers_of_groups(step);
-
-  std::vector<Scalars> scalars;
-  scalars.reserve(step.items.size());  // the pieces point into it
-  std::vector<Span<Scalars>> spans;
+  scalars.reserve(step.items.size());  // the spans point into it
   spans.reserve(step.items.size());
   int64_t units = 0;
   int32_t last_group = -1;
@@ -172,28 +70,28 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
       last_group = tensor.group;
       last_known = known;
     }
-    spans.push_back({&scalars.back(), units});
+    spans.push_back({&item, &tensor, &scalars.back(), units});
     units += (tensor.numel + kUnit - 1) / kUnit;
   }
+  return units;
+}
 
+template <class Algorithm>
+void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
+  using Scalars = typename Algorithm::Scalars;
+  std::vector<Scalars> scalars;
+  std::vector<Span<Scalars>> spans;
+  const int64_t units = make_spans<Algorithm>(step, scalars, spans);
+  const Extras extras = {step.grad_scale, clip, step.average_weight, &step.plan};
   parallel_for(units, kGrain / kUnit, [&](int64_t first, int64_t last) {
-    const auto after = std::upper_bound(
-        spans.begin(), spans.end(), first,
+    const Span<Scalars>* const all = spans.data();
+    const Span<Scalars>* const end = std::lower_bound(
+        all, all + spans.size(), last,
+        [](const Span<Scalars>& span, int64_t unit) { return span.first_unit < unit; });
+    const Span<Scalars>* const after = std::upper_bound(
+        all, end, first,
         [](int64_t unit, const Span<Scalars>& span) { return unit < span.first_unit; });
-    for (size_t i = after - spans.begin() - 1; i < spans.size(); ++i) {
-      const Span<Scalars>& span = spans[i];
-      if (span.first_unit >= last) break;
-      const Item& item = step.items[i];
-      const Tensor& tensor = plan.tensors[item.tensor];
-      const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
-      const int64_t begin = std::max<int64_t>(0, first - span.first_unit) * kUnit;
-      const int64_t end = std::min(tensor.numel, (last - span.first_unit) * kUnit);
-      if (begin >= end) continue;
-      const Lot lot = {plan.seed, clock, tensor.index};
-      choose<Algorithm>(item.dtypes.param, tensor.num_states)(
-          {&tensor, layout, item.dtypes, span.scalars, item.grad, step.grad_scale, clip,
-           step.average_weight, plan.rounds_by_lot ? &lot : nullptr, begin, end});
-    }
+    update_share<Algorithm>(after - 1, end, {first, last}, extras);
   });
 }
 
