@@ -79,7 +79,7 @@ $(VENV)/built: $(VENV)/installed setup.py sgdr_fused/_build.py $(SOURCES)
 # install has no torch, so it compiles nothing.
 $(VENV)/installed: $(VENV)/settings pyproject.toml
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,bench,test,lint]'
 	touch $@
 
 $(VENV)/settings: always

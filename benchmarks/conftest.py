@@ -61,7 +61,6 @@ def result_of(benchmark: Any) -> Callable[[Subject, str, Callable[[], Measured]]
         times, of_race = _measured[key]
         row = next(row for row in of_race if row.implementation == implementation)
         if row.note:
-            benchmark.skipped = True
             pytest.skip(f"{implementation}: {row.note}")
         benchmark.extra_info.update(extra_info(row))
         CLOCK.show(benchmark, times[implementation])
