@@ -3,7 +3,9 @@
 #   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
 #   make test       the test-suite
 #   make lint       ruff, mypy, clang-format
-#   make bench      timings against torch's fused optimizers
+#   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
+#                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
+#   make bench-instructions   counts the instructions of a step into docs/performance.md; needs valgrind
 #   make convergence   trains under each schedule and writes docs/convergence.md: a quarter of an hour; BENCH_ARGS=--smoke for a short run
 #   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
 #   make test-asan       the same under AddressSanitizer and UBSan
@@ -26,7 +28,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done.
 SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
 
-.PHONY: demo test lint bench convergence test-emulated test-asan test-gpu bench-gpu build clean always
+.PHONY: demo test lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build clean always
 .DELETE_ON_ERROR:
 
 demo: build
@@ -42,7 +44,10 @@ lint: $(VENV)/installed
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION)
 
 bench: build
-	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH_ARGS) $(PYTEST_ARGS)
+
+bench-instructions: build
+	$(BIN)/python benchmarks/instructions.py --write
 
 convergence: build
 	$(BIN)/python benchmarks/convergence.py $(BENCH_ARGS)
@@ -74,7 +79,7 @@ $(VENV)/built: $(VENV)/installed setup.py sgdr_fused/_build.py $(SOURCES)
 # install has no torch, so it compiles nothing.
 $(VENV)/installed: $(VENV)/settings pyproject.toml
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,bench,test,lint]'
 	touch $@
 
 $(VENV)/settings: always

@@ -1,99 +1,91 @@
-"""Where the timings are taken, and the table of ratios at the end.
-
-SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda.
-"""
+"""How the benchmarks run: options, races that run once for all their implementations, what is written at the end."""
 
 from __future__ import annotations
 
-import math
-import os
-import platform
-import statistics
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import report
 import torch
-from workloads import WORKLOADS
+from racing import CLOCK, SMOKE, Pace, Times
+from results import Row, Subject, conditions, extra_info, rows, to_csv
 
-DEVICE = torch.device(os.environ.get("SGDR_FUSED_TEST_DEVICE", "cpu"))
+THREADS = 2
+Measured = tuple[Times, dict[str, str]]  # and why implementations are missing
 
-Times = dict[str, list[float]]  # seconds per step, by implementation; the k-th of each are a pair
-_measured: dict[tuple[str, str, str], list[Times]] = defaultdict(list)  # by algorithm, workload, backend
-
-if DEVICE.type == "cuda" and not torch.cuda.is_available():
-    raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
-
-
-def machine() -> str:
-    if DEVICE.type == "cuda":
-        return torch.cuda.get_device_name(DEVICE)
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+_measured: dict[tuple[str, str, str], tuple[Times, list[Row]]] = {}
+_STAMP = pytest.StashKey[dict[str, str]]()
 
 
-def pytest_report_header() -> str:
-    return f"sgdr_fused: {machine()}; torch {torch.__version__}, Python {platform.python_version()}"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("sgdr_fused")
+    group.addoption("--smoke", action="store_true", help="tiny and short, to see that all of it runs; writes nothing")
+    group.addoption(
+        "--compiled", action="store_true", help="torch.compile steps of hundreds of tensors too: minutes each"
+    )
 
 
-@pytest.fixture
-def device() -> torch.device:
-    return DEVICE
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(THREADS)
+    config.stash[_STAMP] = conditions()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "sgdr_fused: " + "; ".join(f"{key} {value}" for key, value in config.stash[_STAMP].items())
 
 
 @pytest.fixture
-def record() -> Callable[..., None]:
-    """Keeps the times of a test for the table, and their ratios with pytest-benchmark's record of it."""
-
-    def keep(benchmark: Any, algorithm: str, workload: str, backend: str, times: Times) -> None:
-        _measured[algorithm, workload, backend].append(times)
-        low, middle, high = spread(ratios([times]))
-        benchmark.extra_info.update(backend=backend, speed_ratio=middle, speed_ratio_p10=low, speed_ratio_p90=high)
-
-    return keep
+def smoke(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("smoke"))
 
 
-def ratios(runs: Sequence[Times]) -> list[float]:
-    """How many times faster ours is, pair by pair."""
-    return [a / b for times in runs for a, b in zip(times["torch"], times["sgdr_fused"], strict=True)]
+@pytest.fixture
+def pace(smoke: bool) -> Callable[..., Pace]:
+    """Pace's constructor, but for a smoke test."""
+    return lambda *args, **kwargs: SMOKE if smoke else Pace(*args, **kwargs)
 
 
-def spread(values: list[float]) -> tuple[float, float, float]:
-    """The 10th percentile, the median and the 90th percentile."""
-    deciles = statistics.quantiles(values, n=10, method="inclusive")
-    return deciles[0], statistics.median(values), deciles[-1]
+@pytest.fixture
+def result_of(benchmark: Any) -> Callable[[Subject, str, Callable[[], Measured]], None]:
+    """Hands one implementation's times to pytest-benchmark, from the race, which is run where it was not yet."""
+
+    def hand_over(subject: Subject, implementation: str, run: Callable[[], Measured]) -> None:
+        benchmark.group = f"{subject.question}: {subject.job}, {subject.name}"
+        key = (subject.question, subject.job, subject.name)
+        if key not in _measured:
+            times, missing = run()
+            _measured[key] = times, rows(subject, times, missing)
+        times, of_race = _measured[key]
+        row = next(row for row in of_race if row.implementation == implementation)
+        if row.note:
+            pytest.skip(f"{implementation}: {row.note}")
+        benchmark.extra_info.update(extra_info(row))
+        CLOCK.show(benchmark, times[implementation])
+
+    return hand_over
 
 
-def median_microseconds(runs: Sequence[Times], name: str) -> float:
-    return 1e6 * statistics.median(t for times in runs for t in times[name])
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not _measured:
         return
-    terminalreporter.section("one step and its schedule: torch's fused optimizer against sgdr_fused, pair by pair")
-    terminalreporter.write_line(machine())
-    layout = "{:<10}{:<9}{:>8}{:>12}  {:<10}{:>11}{:>15}{:>8}{:>16}{:>7}"
-    titles = "algorithm workload tensors parameters backend torch/µs sgdr_fused/µs ratio 80%_within pairs"
-    terminalreporter.write_line(layout.format(*titles.split()))
-    for (algorithm, workload, backend), runs in _measured.items():
-        shapes = WORKLOADS[workload]
-        of_pairs = ratios(runs)
-        low, middle, high = spread(of_pairs)
-        row = layout.format(
-            algorithm,
-            workload,
-            len(shapes),
-            f"{sum(map(math.prod, shapes)):,}",
-            backend,
-            f"{median_microseconds(runs, 'torch'):.1f}",
-            f"{median_microseconds(runs, 'sgdr_fused'):.1f}",
-            f"{middle:.2f}",
-            f"{low:.2f} - {high:.2f}",
-            len(of_pairs),
-        )
-        terminalreporter.write_line(row)
+    terminalreporter.section("the best of torch's to sgdr_fused, round by round")
+    for _, of_race in _measured.values():
+        terminalreporter.write_line(report.line(of_race))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """All of it, and only that, is written into the docs; a part is kept where it can be looked at."""
+    text = to_csv([row for _, of_race in _measured.values() for row in of_race], session.config.stash[_STAMP])
+    complete = exitstatus == 0 and not session.config.getoption("keyword")
+    if session.config.getoption("smoke"):
+        with tempfile.TemporaryDirectory() as folder:  # to see that it can be written
+            if complete:
+                report.write(text, Path(folder))
+    elif _measured:
+        report.KEPT.parent.mkdir(exist_ok=True)
+        report.KEPT.write_text(text)
+        if complete:
+            report.write(text)

@@ -38,6 +38,7 @@ ALGORITHMS: dict[str, tuple[Any, Any, dict[str, Any], int]] = {
     "adam": (torch.optim.Adam, FusedAdam, {}, 28),
 }
 WARMUP = 5  # steps
+MODELS = {name: WORKLOADS[name].shapes for name in ("mlp", "500x64", "resnet50")}
 SMOKE = {"3_tensors": [(3, 5), (5,), (2000,)]}
 
 Step = Callable[[], Any]
@@ -165,7 +166,7 @@ def main() -> None:
         raise SystemExit("benchmarks/gpu.py needs a GPU, or an emulator in front of the command")
     if EMULATED:
         pretend_gpu.cpu_fallback()
-    workloads, rounds, steps = (SMOKE, 2, 2) if smoke else (WORKLOADS, 20, 50)
+    workloads, rounds, steps = (SMOKE, 2, 2) if smoke else (MODELS, 20, 50)
 
     layout = "{:<10}{:<11}{:>8}{:>12}  {:<26}{:>9}{:>20}{:>8}"
     titles = "algorithm", "workload", "tensors", "parameters", "implementation", "µs/step", "80 % within", "/ ours"
