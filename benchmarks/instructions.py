@@ -1,7 +1,7 @@
 """How many instructions is a step of the MLP, and whose are they? Counted by callgrind, they hardly vary.
 
     python benchmarks/instructions.py            prints the table
-    python benchmarks/instructions.py --write    also puts it into docs/performance.md, as `make bench-instructions` does
+    python benchmarks/instructions.py --write    also puts it into docs/performance.md
 
 A loop that hands out gradients and steps, less one that only hands them out, after a few steps of each. One thread.
 """
