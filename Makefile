@@ -41,7 +41,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION)
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION) $(wildcard benchmarks/*.c benchmarks/*.cpp)
 
 bench: build
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH_ARGS) $(PYTEST_ARGS)

@@ -31,14 +31,11 @@ def verdict(old: Row, new: Row) -> str:
     return ""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    arguments = parser.parse_args()
-    old, new = ratios(arguments.old), ratios(arguments.new)
+def compare(old_file: Path, new_file: Path) -> int:
+    """Prints a line for each step, and returns how many are slower."""
+    old, new = ratios(old_file), ratios(new_file)
     layout = "{:<34}{:>24}{:>24}  {}"
-    print(layout.format("torch's best / sgdr_fused", "old", "new", ""))
+    print(layout.format("torch's best / sgdr_fused", "old", "new", "").rstrip())
     slower = 0
     for key in [*old, *(key for key in new if key not in old)]:
         name = f"{key[0]}: {key[1]}, {key[2]}"
@@ -49,7 +46,15 @@ def main() -> None:
         else:
             print(f"{name:<34}only in {'the old' if key in old else 'the new'} file")
     print(f"{slower} slower beyond the spread")
-    raise SystemExit(1 if slower else 0)
+    return slower
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    arguments = parser.parse_args()
+    raise SystemExit(1 if compare(arguments.old, arguments.new) else 0)
 
 
 if __name__ == "__main__":

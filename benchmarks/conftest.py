@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import report
 import torch
+from compare import compare
 from racing import CLOCK, SMOKE, Pace, Times
 from results import Row, Subject, conditions, extra_info, rows, to_csv
 
@@ -84,6 +85,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         with tempfile.TemporaryDirectory() as folder:  # to see that it can be written
             if complete:
                 report.write(text, Path(folder))
+                written = Path(folder, "docs", "performance.csv")
+                assert compare(written, written) == 0
     elif _measured:
         report.KEPT.parent.mkdir(exist_ok=True)
         report.KEPT.write_text(text)

@@ -3,12 +3,14 @@
     python benchmarks/instructions.py            prints the table
     python benchmarks/instructions.py --write    also puts it into docs/performance.md
 
-A loop that hands out gradients and steps, less one that only hands them out, after a few steps of each. One thread.
+A loop that hands out gradients and steps, less one that only hands them out, each for the second time. One thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import re
 import shutil
@@ -21,11 +23,11 @@ from pathlib import Path
 from report import put, table
 from results import ROOT
 
+from sgdr_fused import _build
+
 STEPS = 200
 PAGE = ROOT / "docs" / "performance.md"
 COUNTED = [(algorithm, name) for algorithm in ("sgd", "adam") for name in ("sgdr_fused", "torch fused")]
-# callgrind writes what it has counted, and starts anew, where the process calls this function; nothing else here does.
-MARK = "getppid"
 WHOSE = {
     "sgdr_fused's extension": r"/sgdr_fused/_C\.",
     "torch's libraries": r"/libtorch|/libc10|/torch/lib/|libgomp",
@@ -36,13 +38,16 @@ OTHERS = "others"  # the C library, mostly: memory is allocated and copied
 Counts = dict[str, int]  # instructions by whose they are
 
 
-def counted_process() -> None:
-    """What runs under callgrind: a mark before and after each loop."""
+def counted_process(library: str) -> None:
+    """What runs under callgrind, which writes a file at each mark: of what came before it."""
     import torch
     from implementations import BUILDERS, Model, our_optimizer
     from workloads import WORKLOADS
 
     torch.set_num_threads(1)
+    gc.disable()
+    marks = ctypes.CDLL(library)
+    marks.start()
     for algorithm, name in COUNTED:
         model = Model(WORKLOADS["mlp"])
         if name == "sgdr_fused":
@@ -57,10 +62,10 @@ def counted_process() -> None:
                     step()  # type: ignore[operator]
 
         for stepping in (True, False):
-            loop(20, stepping)
-            os.getppid()
+            loop(STEPS, stepping)  # the interpreter adapts to it
+            marks.mark()
             loop(STEPS, stepping)
-            os.getppid()
+            marks.mark()
 
 
 def by_owner(dump: str) -> Counts:
@@ -69,11 +74,13 @@ def by_owner(dump: str) -> Counts:
     counts: Counts = defaultdict(int)
     owner, of_a_call = OTHERS, False
     for line in dump.splitlines():
-        if line.startswith("ob="):
-            number, _, name = line[3:].partition(" ")
+        key, _, value = line.partition("=")
+        if key in ("ob", "cob"):  # of the function, or of one that it calls; named where a number first stands
+            number, _, name = value.partition(" ")
             path = objects.setdefault(number, name)
-            owner = next((who for who, pattern in WHOSE.items() if re.search(pattern, path)), OTHERS)
-        elif line.startswith("calls="):
+            if key == "ob":
+                owner = next((who for who, pattern in WHOSE.items() if re.search(pattern, path)), OTHERS)
+        elif key == "calls":
             of_a_call = True  # the line after has what the function that is called has cost
         elif re.match(r"[\d+*-]", line):
             if not of_a_call:
@@ -85,14 +92,17 @@ def by_owner(dump: str) -> Counts:
 def count() -> dict[tuple[str, str], Counts]:
     """Instructions per step, by algorithm and implementation."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", f"--dump-before={MARK}", f"--callgrind-out-file={folder}/counts"]
+        library = f"{folder}/marks.so"
+        build = [*_build.compiler(), "-xc", "-shared", "-fPIC", str(Path(__file__).with_name("marks.c")), "-o", library]
+        if subprocess.run(build).returncode != 0:
+            raise SystemExit("benchmarks/marks.c cannot be built: it needs valgrind's headers")
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/counts"]
         # The same addresses, hashes and so paths each time.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        arguments = [sys.executable, __file__, "--counted"]
+        arguments = [sys.executable, __file__, "--counted", library]
         done = subprocess.run([*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"valgrind has failed:\n{done.stderr[-3000:]}")
-        # Each dump is of what came before its mark: every second one of a loop.
         dumps = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
         loops = [by_owner(path.read_text()) for path in dumps[1 : 4 * len(COUNTED) : 2]]
     result = {}
@@ -112,10 +122,10 @@ def report(counts: dict[tuple[str, str], Counts]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--counted", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--counted", metavar="MARKS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.counted:
-        return counted_process()
+        return counted_process(arguments.counted)
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is missing: apt-get install valgrind, or the like. Nothing else needs it.")
     text = report(count())

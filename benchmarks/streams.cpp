@@ -1,5 +1,6 @@
-// The limit of a step: a loop that reads and writes the streams of memory that the update has to, in the same tensors,
-// with the same threads, and with no more arithmetic than keeps the compiler from leaving it out.
+// The limit of a step: a loop that reads and writes the streams of memory that the update has to,
+// in the same tensors, with the same threads, and with no more arithmetic than keeps the compiler
+// from leaving it out.
 #include <ATen/Parallel.h>
 #include <torch/extension.h>
 
@@ -58,7 +59,8 @@ float* data(const at::Tensor& tensor, int64_t numel) {
   return tensor.data_ptr<float>();
 }
 
-// One pass: element by element, each of `written` is read and written, and what read() was given is read.
+// One pass: element by element, each of `written` is read and written, and what read() was given is
+// read.
 class Pass {
  public:
   Pass(const std::vector<at::Tensor>& sizes_of, const std::vector<std::vector<at::Tensor>>& written)
@@ -79,9 +81,9 @@ class Pass {
 
   void run() {
     at::parallel_for(0, units_, kGrain / kUnit, [&](int64_t first, int64_t last) {
-      const auto after = std::upper_bound(
-          spans_.begin(), spans_.end(), first,
-          [](int64_t unit, const Span& span) { return unit < span.first_unit; });
+      const auto after =
+          std::upper_bound(spans_.begin(), spans_.end(), first,
+                           [](int64_t unit, const Span& span) { return unit < span.first_unit; });
       volatile float kept = 0;
       for (auto span = after - 1; span != spans_.end() && span->first_unit < last; ++span) {
         const int64_t begin = std::max<int64_t>(0, first - span->first_unit) * kUnit;
