@@ -113,7 +113,9 @@ MUTATIONS = (
     Mutation(
         "squares: the last element is left out", "i < count && i < first + 2", "i + 1 < count && i < first + 2", SQUARES
     ),
-    Mutation("squares: every second row is left out", "i += kRow) {", "i += 2 * kRow) {", SQUARES),
+    Mutation(
+        "squares: every second row is left out", "+= kThreads * kCount) {", "+= 2 * kThreads * kCount) {", SQUARES
+    ),
     Mutation("squares: another gradient", "clip_element<T>(g, changes, factors), states", "g, states", SQUARES),
     Mutation("squares: without the scale", "if (changes.unscales) g = g / factors.scale;", "", SQUARES),
     Mutation("launcher: gradients of another launch", "step.grads + range.first_tensor,", "step.grads,", ARGUMENTS),
