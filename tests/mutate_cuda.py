@@ -38,7 +38,7 @@ WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
 TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint", "nonfinite", "clipping")
-TESTS += ("layerwise",)
+TESTS += ("hyperparameters", "layerwise")
 RACE_TESTS = ("groups", "nonfinite")
 REPORT = "report.xml"
 
