@@ -145,6 +145,13 @@ def _parameter_removed(opt: Any, p: Any) -> None:
     opt.param_groups[0]["params"] = [q for q in opt.param_groups[0]["params"] if q is not p]
 
 
+def _part_of_itself(opt: Any, p: Any) -> None:
+    """At the same address, but with fewer elements; a buffer of the old size does not fit in torch either."""
+    gradient, p.grad = p.grad[:3].clone(), None
+    p.data = p.data[:3]
+    p.grad = gradient
+
+
 def _group_replaced(opt: Any, p: Any) -> None:
     opt.param_groups[0] = {**opt.param_groups[0], "lr": 0.01}
 
@@ -155,7 +162,7 @@ REPLACEMENTS = [
     _state_cleared, _state_popped, _all_state_cleared, _state_deleted, _group_option, _group_direction,
     _group_updated,
 ]  # fmt: skip
-STRUCTURE = [_parameters_swapped, _parameter_removed, _group_replaced]
+STRUCTURE = [_parameters_swapped, _parameter_removed, _part_of_itself, _group_replaced]
 
 
 @pytest.mark.parametrize("replace", REPLACEMENTS, ids=lambda f: f.__name__.strip("_"))
