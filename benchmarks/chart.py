@@ -28,7 +28,7 @@ def draw_ratios(axes: Any, races: report.Races) -> None:
         spread = [[max(0.0, best.ratio - best.ratio_p10)], [max(0.0, best.ratio_p90 - best.ratio)]]
         axes.barh(y, best.ratio, BAR, color="C0" if algorithm == "sgd" else "C3", xerr=spread, ecolor="black")
         axes.plot([report.TARGETS[key][workload]] * 2, [y - BAR / 2, y + BAR / 2], color="black", linewidth=2.5)
-        axes.annotate(report.number(best.ratio), (best.ratio_p90, y), (5, -4), textcoords="offset points", fontsize=9)
+        axes.text(0.63, y, report.number(best.ratio), color="white", va="center", fontsize=9)
     labels = [*report.WORKLOADS.values(), "recipe (AdamW), ResNet-50"]
     axes.set_yticks(list(places.values()), labels)
     axes.set_xscale("log")
@@ -41,7 +41,7 @@ def draw_ratios(axes: Any, races: report.Races) -> None:
         axes.barh(0, 0, color=color, label=name)
     axes.plot([], [], color="black", linewidth=2.5, label="aim")
     axes.set_title("step and schedule: the best of torch's over ours")
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3)
 
 
 def draw_line(axes: Any, races: report.Races, question: str) -> None:
@@ -55,11 +55,11 @@ def draw_line(axes: Any, races: report.Races, question: str) -> None:
                 axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=label)
     axes.set(xscale="log", yscale="log", xlabel=question, ylabel="µs", title=f"{question} of a step")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def draw(races: report.Races, path: Path) -> None:
-    figure, ((ratios, tensors), (groups, elements)) = plt.subplots(2, 2, figsize=(13, 9.5), layout="constrained")
+    figure, ((ratios, tensors), (groups, elements)) = plt.subplots(2, 2, figsize=(13, 11), layout="constrained")
     draw_ratios(ratios, races)
     for axes, question in ((tensors, "tensors"), (groups, "groups"), (elements, "elements")):
         draw_line(axes, races, question)

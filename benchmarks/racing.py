@@ -15,15 +15,15 @@ Times = dict[str, list[float]]  # seconds per step; the k-th of all implementati
 
 
 class Pace(NamedTuple):
-    """How long a race goes on: about so many seconds, within so many rounds."""
+    """How long a race goes on: so many seconds, within so many rounds."""
 
     seconds: float
     min_rounds: int = 15
     max_rounds: int = 2000
-    warmup: int = 3
+    warmup: int = 5
 
-    def rounds(self, seconds_per_round: float) -> int:
-        return max(self.min_rounds, min(self.max_rounds, int(self.seconds / seconds_per_round)))
+    def goes_on(self, rounds: int, seconds: float) -> bool:
+        return rounds < self.min_rounds or (rounds < self.max_rounds and seconds < self.seconds)
 
 
 SMOKE = Pace(0.0, min_rounds=2, max_rounds=2, warmup=1)
@@ -60,15 +60,14 @@ def race(steps: Steps, prepare: Callable[[str, int], None], pace: Pace) -> Times
     gc.collect()
     gc.disable()
     try:
-        for number in range(2 * pace.warmup):
-            if number == pace.warmup:  # the first ones make states, and count for nothing
-                start = time.perf_counter()
+        for number in range(pace.warmup):
             one_round(number)
-        rounds = pace.rounds((time.perf_counter() - start) / pace.warmup)
         for of_one in times.values():
             of_one.clear()
-        for number in range(rounds):
-            one_round(number)
+        rounds, start = 0, time.perf_counter()
+        while pace.goes_on(rounds, time.perf_counter() - start):
+            one_round(rounds)
+            rounds += 1
     finally:
         gc.enable()
     return times

@@ -112,13 +112,18 @@ def steps(races: Races, schedule: str) -> str:
 
 
 def missing(races: Races) -> str:
-    """Why something was not measured, each reason once."""
-    reasons: dict[str, list[str]] = {}
+    """Why something was not measured, each reason once, with the jobs and workloads that it holds for."""
+    reasons: dict[str, list[Row]] = {}
     for race in races.values():
         for row in race:
             if row.note:
-                reasons.setdefault(f"{row.implementation}: {row.note}", []).append(f"{row.job}, {row.workload}")
-    return "\n".join(f"- {reason} ({'; '.join(where)})." for reason, where in reasons.items()) or "Nothing."
+                reasons.setdefault(f"{row.implementation}: {row.note}", []).append(row)
+    lines = []
+    for reason, of_reason in reasons.items():
+        jobs = dict.fromkeys(row.job for row in of_reason)
+        workloads = dict.fromkeys(WORKLOADS.get(row.workload, row.workload) for row in of_reason)
+        lines.append(f"- {reason} ({'; '.join(jobs)}: {'; '.join(workloads)})")
+    return "\n".join(lines) or "Nothing."
 
 
 def limits(races: Races) -> str:
