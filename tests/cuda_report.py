@@ -65,7 +65,7 @@ def traffic() -> str:
         ("algorithm", "parameter", "states", "least", "counted"),
         (
             (
-                t.case.id + (", averaged" if t.average else "") + (", clipped" if t.max_grad_norm else ""),
+                f"{t.case.id}, {t.option.name}" if t.option.name else t.case.id,
                 str(t.param).removeprefix("torch."),
                 str(t.state).removeprefix("torch.") if t.states else "none",
                 t.least,

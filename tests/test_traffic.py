@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
-from cases import CASES, PRETEND, Case, gradient, ids
+from cases import CASES, HALVES, PRETEND, Case, gradient, ids
 
 from sgdr_fused import EMA
 
@@ -17,7 +19,24 @@ pytestmark = pytest.mark.skipif(not PRETEND, reason="bytes are counted by the pr
 
 PARAMETERS = 1_000_000
 STATES = {"sgd": 0, "sgd_momentum": 1, "lars": 1, "adam": 2, "adam_amsgrad": 3, "lamb": 2}
+MORE_STATES = {"nadam": 2, "adamax": 2, "adagrad": 1, "rmsprop_centered_momentum": 3, "adadelta": 2}
 MEASURED = {"lars": 0, "lamb": 2}  # states that are read once more, beside parameter and gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """Constructor arguments, and the bytes per parameter that they cost, by the parameter's type."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    cost: Callable[[torch.dtype], int]
+
+
+NONE = Option("", {}, lambda param: 0)
+AVERAGED = Option("averaged", {"average": EMA(0.9)}, lambda param: 2 * max(param.itemsize, 4))
+CLIPPED = Option("clipped", {"max_grad_norm": 1.0}, lambda param: param.itemsize)
+MASTER_WEIGHTS = Option("master weights", {"master_weights": True}, lambda param: 2 * torch.int16.itemsize)
+BY_LOT = Option("stochastic rounding", {"stochastic_rounding": True}, lambda param: 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,25 +46,21 @@ class Traffic:
     case: Case
     param: torch.dtype
     state: torch.dtype
-    average: EMA | None = None
-    max_grad_norm: float | None = None
+    option: Option = NONE
 
     @property
     def id(self) -> str:
-        options = ["average"] * (self.average is not None) + ["clipped"] * (self.max_grad_norm is not None)
-        return "-".join([self.case.id, *(str(d).removeprefix("torch.") for d in (self.param, self.state)), *options])
+        types = (str(dtype).removeprefix("torch.") for dtype in (self.param, self.state))
+        return "-".join([self.case.id, *types, *self.option.name.split()])
 
     @property
     def states(self) -> int:
-        return STATES[self.case.id]
+        return {**STATES, **MORE_STATES}[self.case.id]
 
     @property
     def least(self) -> int:
-        """Bytes per parameter: gradient in, twice for its norm; parameter, each state and the average in and out; and
-        in once more what is measured."""
-        average = 0 if self.average is None else 2 * max(self.param.itemsize, 4)
-        norm = 0 if self.max_grad_norm is None else self.param.itemsize
-        least = 3 * self.param.itemsize + 2 * self.states * self.state.itemsize + average + norm
+        """Bytes per parameter: gradient in; parameter and each state in and out; in once more what is measured."""
+        least = 3 * self.param.itemsize + 2 * self.states * self.state.itemsize + self.option.cost(self.param)
         if self.case.id in MEASURED:
             least += 2 * self.param.itemsize + MEASURED[self.case.id] * self.state.itemsize
         return least
@@ -54,11 +69,8 @@ class Traffic:
         """Bytes per parameter of one step on a million parameters, after one that makes the states and the plan."""
         param = torch.nn.Parameter(torch.ones(PARAMETERS, dtype=self.param, device="cuda"))
         param.grad = gradient(param, 0)
-        opt = self.case.fused([param], lr=0.1, average=self.average, max_grad_norm=self.max_grad_norm)
-        opt.step()
-        for key, value in opt.state[param].items():
-            if key not in ("step", "average"):
-                opt.state[param][key] = value.to(self.state)
+        state_dtype = self.state if self.state != self.param else None
+        opt = self.case.fused([param], lr=0.1, state_dtype=state_dtype, **self.option.arguments)
         opt.step()
         pretend_gpu.reset()
         opt.step()
@@ -67,7 +79,7 @@ class Traffic:
         return sum(kernel["ld_bytes"] + kernel["st_bytes"] for kernel in kernels) / PARAMETERS
 
 
-TRAFFIC = tuple(
+PLAIN = tuple(
     Traffic(case, param, state)
     for case in CASES
     if case.id in STATES
@@ -78,14 +90,24 @@ TRAFFIC = tuple(
         (torch.float16, torch.float16),
         (torch.bfloat16, torch.float32),
         (torch.float16, torch.float32),
+        (torch.float32, torch.bfloat16),
     )
     if STATES[case.id] > 0 or param == state
 )
+PLAIN += tuple(Traffic(case, torch.float32, torch.float32) for case in CASES if case.id in MORE_STATES)
 
 
-CLIPPED = tuple(dataclasses.replace(t, max_grad_norm=1.0) for t in TRAFFIC if t.case.id in ("adam", "lamb"))
-TRAFFIC += tuple(dataclasses.replace(t, average=EMA(0.9)) for t in TRAFFIC if t.param != torch.float16)
-TRAFFIC += CLIPPED
+def with_option(option: Option, wanted: Callable[[Traffic], bool]) -> tuple[Traffic, ...]:
+    return tuple(dataclasses.replace(traffic, option=option) for traffic in PLAIN if wanted(traffic))
+
+
+TRAFFIC = (
+    *PLAIN,
+    *with_option(AVERAGED, lambda t: t.case.id in STATES and t.param != torch.float16),
+    *with_option(CLIPPED, lambda t: t.case.id in ("adam", "lamb")),
+    *with_option(MASTER_WEIGHTS, lambda t: t.case.id in ("sgd_momentum", "adam") and t.param in HALVES),
+    *with_option(BY_LOT, lambda t: t.case.id == "adam" and torch.bfloat16 in (t.param, t.state)),
+)
 
 
 @pytest.mark.parametrize("traffic", ids(TRAFFIC))
@@ -94,6 +116,5 @@ def test_a_step_moves_no_more_than_it_must(traffic: Traffic) -> None:
 
 
 def test_the_least_that_is_published() -> None:
-    plain = [t for t in TRAFFIC if t.param == t.state == torch.float32 and not t.average and not t.max_grad_norm]
-    least = {t.case.id: t.least for t in plain}
+    least = {t.case.id: t.least for t in PLAIN if t.param == t.state == torch.float32 and t.case.id in STATES}
     assert least == {"sgd": 12, "sgd_momentum": 20, "lars": 28, "adam": 28, "adam_amsgrad": 36, "lamb": 44}
