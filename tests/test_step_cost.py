@@ -199,24 +199,30 @@ def test_launches_of_a_model(algorithm: str, model: Model) -> None:
     check_cost(algorithm, model, "schedule", some_none, scaled=False, average="cycle")
 
 
-@pytest.mark.parametrize("model", ids((RESNET50, *MODELS[2:])))
 @pytest.mark.parametrize(
-    ("options", "passes"),
+    ("model", "options", "passes"),
     [
-        ({"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2),
-        ({"skip_nonfinite": True}, 2),
-        ({"max_grad_value": 0.9}, 1),
+        *((model, {"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2) for model in (RESNET50, *MODELS[2:])),
+        (RESNET50, {"skip_nonfinite": True}, 2),
+        (RESNET50, {"max_grad_value": 0.9}, 1),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "id", str(value)),
 )
 def test_one_more_launch_for_the_norm(model: Model, options: dict[str, Any], passes: int) -> None:
     """For each range of tensors, and none where only elements are clamped."""
     check_cost("adam", model, "schedule", some_none, scaled=True, passes=passes, **options)
 
 
-@pytest.mark.parametrize("model", ids((RESNET50, *MODELS[2:])))
-@pytest.mark.parametrize(("options", "passes"), [({}, 2), ({"max_grad_norm": 1.0}, 3)], ids=str)
-@pytest.mark.parametrize("algorithm", MEASURING)
+@pytest.mark.parametrize(
+    ("algorithm", "model", "options", "passes"),
+    [
+        *(("lars", model, {}, 2) for model in (RESNET50, *MODELS[2:])),
+        ("lars", RESNET50, {"max_grad_norm": 1.0}, 3),
+        ("lamb", RESNET50, {}, 2),
+        ("lamb", MODELS[3], {"max_grad_norm": 1.0}, 3),
+    ],
+    ids=lambda value: getattr(value, "id", str(value)),
+)
 def test_one_more_launch_where_each_parameter_is_measured(
     algorithm: str, model: Model, options: dict[str, Any], passes: int
 ) -> None:
