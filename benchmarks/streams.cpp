@@ -1,112 +1,63 @@
 // The limit of a step: a loop that reads and writes the streams of memory that the update has to,
 // in the same tensors, with the same threads, and with no more arithmetic than keeps the compiler
 // from leaving it out.
-#include <ATen/Parallel.h>
-#include <torch/extension.h>
-
 #include <algorithm>
-#include <stdexcept>
-#include <vector>
+#include <cstdint>
 
 namespace {
 
-constexpr int kMaxWritten = 4;
 constexpr int64_t kUnit = 64;      // threads meet at multiples of this many elements, as in a step
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread, as in a step
 
-using Written = std::array<float*, kMaxWritten>;
+volatile float zero = 0;  // the compiler does not know that: what is written is what was there
+volatile float kept;
 
-struct Span {
-  Written written;
-  const float* read;
-  int64_t numel, first_unit;
-};
-
-// `zero` is 0, which the compiler does not know: what is written is what was there.
+// Elements [begin, end) of one tensor: `read` is read, each of `written` is read and written.
 template <int kWritten>
-float stream(const Span& span, float zero, int64_t begin, int64_t end) {
-  const float* read = span.read;
+void stream(float* const* written, const float* read, int64_t begin, int64_t end) {
   if constexpr (kWritten == 0) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; ++i) sum += read[i];
-    return sum;
+    kept = sum;
   } else {
-    const Written& w = span.written;
-    float* const w0 = w[0];
-    float* const w1 = w[1];
-    float* const w2 = w[2];
-    float* const w3 = w[3];
+    const float factor = zero;
+    float* const w0 = written[0];
+    float* const w1 = kWritten > 1 ? written[1] : nullptr;
+    float* const w2 = kWritten > 2 ? written[2] : nullptr;
+    float* const w3 = kWritten > 3 ? written[3] : nullptr;
 #pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
-      const float nothing = read[i] * zero;
+      const float nothing = read[i] * factor;
       w0[i] += nothing;
       if constexpr (kWritten > 1) w1[i] += nothing;
       if constexpr (kWritten > 2) w2[i] += nothing;
       if constexpr (kWritten > 3) w3[i] += nothing;
     }
-    return 0;
   }
 }
 
-using Stream = float (*)(const Span&, float, int64_t, int64_t);
+using Stream = void (*)(float* const*, const float*, int64_t, int64_t);
 constexpr Stream kStreams[] = {stream<0>, stream<1>, stream<2>, stream<3>, stream<4>};
-
-float* data(const at::Tensor& tensor, int64_t numel) {
-  if (tensor.scalar_type() != at::kFloat || !tensor.is_contiguous() || tensor.numel() != numel) {
-    throw std::invalid_argument("streams are of contiguous float32 tensors of equal sizes");
-  }
-  return tensor.data_ptr<float>();
-}
-
-// One pass: element by element, each of `written` is read and written, and what read() was given is
-// read.
-class Pass {
- public:
-  Pass(const std::vector<at::Tensor>& sizes_of, const std::vector<std::vector<at::Tensor>>& written)
-      : stream_(kStreams[written.size()]) {
-    for (size_t i = 0; i < sizes_of.size(); ++i) {
-      const int64_t numel = sizes_of[i].numel();
-      Span span = {{}, nullptr, numel, units_};
-      for (size_t k = 0; k < written.size(); ++k) span.written[k] = data(written[k].at(i), numel);
-      spans_.push_back(span);
-      units_ += (numel + kUnit - 1) / kUnit;
-    }
-  }
-
-  void read(const std::vector<at::Tensor>& tensors) {
-    for (size_t i = 0; i < spans_.size(); ++i)
-      spans_[i].read = data(tensors.at(i), spans_[i].numel);
-  }
-
-  void run() {
-    at::parallel_for(0, units_, kGrain / kUnit, [&](int64_t first, int64_t last) {
-      const auto after =
-          std::upper_bound(spans_.begin(), spans_.end(), first,
-                           [](int64_t unit, const Span& span) { return unit < span.first_unit; });
-      volatile float kept = 0;
-      for (auto span = after - 1; span != spans_.end() && span->first_unit < last; ++span) {
-        const int64_t begin = std::max<int64_t>(0, first - span->first_unit) * kUnit;
-        const int64_t end = std::min(span->numel, (last - span->first_unit) * kUnit);
-        kept = stream_(*span, zero_, begin, end);
-      }
-      static_cast<void>(kept);
-    });
-  }
-
- private:
-  Stream stream_;
-  std::vector<Span> spans_;
-  int64_t units_ = 0;
-  volatile float zero_ = 0;
-};
 
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  pybind11::class_<Pass>(module, "Pass")
-      .def(pybind11::init<const std::vector<at::Tensor>&,
-                          const std::vector<std::vector<at::Tensor>>&>())
-      .def("read", &Pass::read)
-      .def("run", &Pass::run, pybind11::call_guard<pybind11::gil_scoped_release>());
+// `tensors` of numel[i] elements, each rounded up to units, of which first_unit[i] come before it;
+// first_unit[tensors] are all. `written` has num_written pointers for each, `read` has one.
+extern "C" void run(int64_t tensors, const int64_t* numel, const int64_t* first_unit,
+                    int64_t num_written, float* const* written, const float* const* read,
+                    int64_t max_threads) {
+  const int64_t units = first_unit[tensors];
+  const int64_t threads =
+      std::clamp<int64_t>(units * kUnit / kGrain, 1, std::max<int64_t>(max_threads, 1));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+  for (int64_t thread = 0; thread < threads; ++thread) {
+    const int64_t first = units * thread / threads, last = units * (thread + 1) / threads;
+    int64_t i = std::upper_bound(first_unit, first_unit + tensors, first) - first_unit - 1;
+    for (; i < tensors && first_unit[i] < last; ++i) {
+      const int64_t begin = std::max<int64_t>(0, first - first_unit[i]) * kUnit;
+      const int64_t end = std::min(numel[i], (last - first_unit[i]) * kUnit);
+      kStreams[num_written](written + i * num_written, read[i], begin, end);
+    }
+  }
 }
