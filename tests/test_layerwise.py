@@ -281,9 +281,10 @@ def test_master_weights_are_measured_with_their_remainders(case: Case) -> None:
     """Parameters of which 16 bits keep little: from 1 to 1 + 2**-9, which bfloat16 takes for 1."""
     param = nn.Parameter(torch.ones(16384 + 5, dtype=torch.bfloat16, device=DEVICE))
     opt = case.fused([param], lr=0.0, master_weights=True, state_dtype=torch.float32)
-    twin = nn.Parameter(torch.linspace(1, 1 + 2**-9, 16384 + 5, device=DEVICE))
+    start = torch.linspace(1, 1 + 2**-9, 16384 + 5)
+    twin = nn.Parameter(start.to(DEVICE))
     train(opt, [0])
-    opt.state[param]["remainder"].copy_((twin.detach().view(torch.int32) & 0xFFFF).to(torch.int16))
+    opt.state[param]["remainder"].copy_((start.view(torch.int32) & 0xFFFF).to(torch.int16))
     other = case.fused([twin], lr=0.0)
     set_gradients([param], 0)
     twin.grad = param.grad.float()
@@ -292,7 +293,8 @@ def test_master_weights_are_measured_with_their_remainders(case: Case) -> None:
         opt_.param_groups[0]["lr"] = 0.5
         p.grad = gradient(param, 1).to(p.dtype)
         opt_.step()
-    joined = (param.detach().view(torch.int16).to(torch.int32) << 16) + opt.state[param]["remainder"]
+    upper, lower = param.detach().cpu().view(torch.int16), opt.state[param]["remainder"].cpu()
+    joined = (upper.to(torch.int32) << 16) + lower
     assert bits(joined.view(torch.float32)) == bits(twin)
 
 
