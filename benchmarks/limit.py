@@ -37,27 +37,38 @@ def _addresses(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
+class _Pass(ctypes.Structure):
+    """As in streams.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("tensors", "num_written", "max_threads")),
+        *((name, ctypes.c_void_p) for name in ("numel", "first_unit", "written", "read")),
+    )
+
+
 class Limit:
     """Passes over all elements: the first reads the gradients alone, where `first_reads`; the last reads them too, and
     reads and writes each of `written`: lists of tensors like the parameters."""
 
     def __init__(self, params: Sequence[Tensor], written: list[Sequence[Tensor]], first_reads: bool = False) -> None:
         sizes = [param.numel() for param in params]
-        units = itertools.accumulate(((size + UNIT - 1) // UNIT for size in sizes), initial=0)
-        self._sizes = len(sizes), (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_int64 * (len(sizes) + 1))(*units)
+        units = list(itertools.accumulate(((size + UNIT - 1) // UNIT for size in sizes), initial=0))
+        numel, first_unit = (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_int64 * len(units))(*units)
         by_param = [tensor for of_one in zip(*written, strict=True) for tensor in of_one]
-        self._passes = [(0, _addresses([]))] if first_reads else []
-        self._passes.append((len(written), _addresses(by_param)))
-        self._kept = [*params, *by_param]
-        self._threads = torch.get_num_threads()
-        self._run = _library().run
-        integer, pointer = ctypes.c_int64, ctypes.c_void_p
-        self._run.argtypes = [integer, pointer, pointer, integer, pointer, pointer, integer]
-        self._run.restype = None
+        addresses = _addresses(by_param)
+        self._kept = by_param, numel, first_unit, addresses
+        places = [ctypes.addressof(array) for array in (numel, first_unit, addresses)]
+        counts = [0, len(written)] if first_reads else [len(written)]
+        self._passes = [_Pass(len(sizes), count, torch.get_num_threads(), *places) for count in counts]
+        run = _library().run
+        run.restype = None
+        self._calls = [functools.partial(run, ctypes.byref(one)) for one in self._passes]
 
     def new_gradients(self, gradients: list[Tensor]) -> None:
         self._gradients = gradients, _addresses(gradients)
+        for one in self._passes:
+            one.read = ctypes.addressof(self._gradients[1])
 
     def step(self) -> None:
-        for count, written in self._passes:
-            self._run(*self._sizes, count, written, self._gradients[1], self._threads)
+        for call in self._calls:
+            call()

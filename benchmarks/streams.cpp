@@ -42,22 +42,33 @@ constexpr Stream kStreams[] = {stream<0>, stream<1>, stream<2>, stream<3>, strea
 
 }  // namespace
 
-// `tensors` of numel[i] elements, each rounded up to units, of which first_unit[i] come before it;
-// first_unit[tensors] are all. `written` has num_written pointers for each, `read` has one.
-extern "C" void run(int64_t tensors, const int64_t* numel, const int64_t* first_unit,
-                    int64_t num_written, float* const* written, const float* const* read,
-                    int64_t max_threads) {
-  const int64_t units = first_unit[tensors];
-  const int64_t threads =
-      std::clamp<int64_t>(units * kUnit / kGrain, 1, std::max<int64_t>(max_threads, 1));
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-  for (int64_t thread = 0; thread < threads; ++thread) {
-    const int64_t first = units * thread / threads, last = units * (thread + 1) / threads;
-    int64_t i = std::upper_bound(first_unit, first_unit + tensors, first) - first_unit - 1;
-    for (; i < tensors && first_unit[i] < last; ++i) {
+// As in limit.py. Tensor i has numel[i] elements, and first_unit[i] units come before it;
+// first_unit[tensors] are all. It has num_written pointers in `written`, and one in `read`.
+struct Pass {
+  int64_t tensors, num_written, max_threads;
+  const int64_t *numel, *first_unit;
+  float* const* written;
+  const float* const* read;
+};
+
+extern "C" void run(const Pass* pass) {
+  const int64_t *numel = pass->numel, *first_unit = pass->first_unit;
+  const int64_t units = first_unit[pass->tensors];
+  const Stream stream = kStreams[pass->num_written];
+
+  const auto share = [=](int64_t first, int64_t last) {
+    int64_t i = std::upper_bound(first_unit, first_unit + pass->tensors, first) - first_unit - 1;
+    for (; i < pass->tensors && first_unit[i] < last; ++i) {
       const int64_t begin = std::max<int64_t>(0, first - first_unit[i]) * kUnit;
       const int64_t end = std::min(numel[i], (last - first_unit[i]) * kUnit);
-      kStreams[num_written](written + i * num_written, read[i], begin, end);
+      stream(pass->written + i * pass->num_written, pass->read[i], begin, end);
     }
+  };
+
+  const int64_t threads = std::min(pass->max_threads, units * kUnit / kGrain);
+  if (threads <= 1) return share(0, units);  // a team of one would dissolve the team that is there
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t thread = 0; thread < threads; ++thread) {
+    share(units * thread / threads, units * (thread + 1) / threads);
   }
 }
