@@ -1,7 +1,7 @@
-"""How many instructions is a step of the MLP, and whose are they? Counted by callgrind, they hardly vary.
+"""How many instructions is a step of a small model, and whose are they? Counted by callgrind, they hardly vary.
 
-    python benchmarks/instructions.py            prints the table
-    python benchmarks/instructions.py --write    also puts it into docs/performance.md
+    python benchmarks/instructions.py            prints the tables
+    python benchmarks/instructions.py --write    also puts them into docs/performance.md
 
 A loop that hands out gradients and steps, less one that only hands them out, each for the second time. One thread.
 """
@@ -20,36 +20,52 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from report import put, table
+from racing import OURS
+from report import ALGORITHMS, WORKLOADS, put, table
 from results import ROOT
 
 from sgdr_fused import _build
 
-STEPS = 200
+STEPS = {"mlp": 200, "500x64": 20}
 PAGE = ROOT / "docs" / "performance.md"
-COUNTED = [(algorithm, name) for algorithm in ("sgd", "adam") for name in ("sgdr_fused", "torch fused")]
+COUNTED = [
+    (workload, algorithm, name)
+    for workload in ("mlp", "500x64")
+    for algorithm in ("sgd", "adam")
+    for name in ("sgdr_fused", "torch fused")
+]
+EXTENSION = "sgdr_fused's extension"
 WHOSE = {
-    "sgdr_fused's extension": r"/sgdr_fused/_C\.",
+    EXTENSION: r"/sgdr_fused/_C\.",
     "torch's libraries": r"/libtorch|/libc10|/torch/lib/|libgomp",
     "Python": r"python",
 }
 OTHERS = "others"  # the C library, mostly: memory is allocated and copied
+# Of the extension's functions.
+PARTS = {
+    "elements": r"cpu::run_\w+<",
+    "tensors looked at": r"WatchedTensors::collect",
+    "versions counted up": r"WatchedTensors::bump_versions",
+    "hyperparameters, counts, shares": r"cpu::|OptimizerPlan::run",
+}
+THE_REST = "bindings and the rest"
 
-Counts = dict[str, int]  # instructions by whose they are
+Counts = dict[str, int]  # instructions by whose they are, or by part
+Key = tuple[str, str, str]  # workload, algorithm, implementation
 
 
 def counted_process(library: str) -> None:
     """What runs under callgrind, which writes a file at each mark: of what came before it."""
     import torch
     from implementations import BUILDERS, Model, our_optimizer
-    from workloads import WORKLOADS
+    from workloads import WORKLOADS as MODELS
 
     torch.set_num_threads(1)
     gc.disable()
     marks = ctypes.CDLL(library)
     marks.start()
-    for algorithm, name in COUNTED:
-        model = Model(WORKLOADS["mlp"])
+    for workload, algorithm, name in COUNTED:
+        model = Model(MODELS[workload])
         if name == "sgdr_fused":
             step = our_optimizer(algorithm, "cosine", model).step
         else:
@@ -62,35 +78,44 @@ def counted_process(library: str) -> None:
                     step()  # type: ignore[operator]
 
         for stepping in (True, False):
-            loop(STEPS, stepping)  # the interpreter adapts to it
+            loop(STEPS[workload], stepping)  # the interpreter adapts to it
             marks.mark()
-            loop(STEPS, stepping)
+            loop(STEPS[workload], stepping)
             marks.mark()
 
 
-def by_owner(dump: str) -> Counts:
-    """Of the instructions in a dump, those of each object's own functions."""
-    objects: dict[str, str] = {}
+def first_match(patterns: dict[str, str], text: str, otherwise: str) -> str:
+    return next((name for name, pattern in patterns.items() if re.search(pattern, text)), otherwise)
+
+
+def by_owner_and_part(dump: str) -> Counts:
+    """Of the instructions in a dump, those of each object's own functions, and of the extension's by part too."""
+    names: dict[str, dict[str, str]] = {"ob": {}, "fn": {}}
     counts: Counts = defaultdict(int)
-    owner, of_a_call = OTHERS, False
+    owner, part, of_a_call = OTHERS, THE_REST, False
     for line in dump.splitlines():
         key, _, value = line.partition("=")
-        if key in ("ob", "cob"):  # of the function, or of one that it calls; named where a number first stands
+        if key in ("ob", "cob", "fn", "cfn"):  # its own, or of a function that it calls; named where a number first stands
             number, _, name = value.partition(" ")
-            path = objects.setdefault(number, name)
+            name = names[key[-2:]].setdefault(number, name)
             if key == "ob":
-                owner = next((who for who, pattern in WHOSE.items() if re.search(pattern, path)), OTHERS)
+                owner = first_match(WHOSE, name, OTHERS)
+            elif key == "fn":
+                part = first_match(PARTS, name, THE_REST)
         elif key == "calls":
             of_a_call = True  # the line after has what the function that is called has cost
         elif re.match(r"[\d+*-]", line):
             if not of_a_call:
-                counts[owner] += int(line.split()[1])
+                cost = int(line.split()[1])
+                counts[owner] += cost
+                if owner == EXTENSION:
+                    counts[part] += cost
             of_a_call = False
     return counts
 
 
-def count() -> dict[tuple[str, str], Counts]:
-    """Instructions per step, by algorithm and implementation."""
+def count() -> dict[Key, Counts]:
+    """Instructions per step."""
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/marks.so"
         build = [*_build.compiler(), "-xc", "-shared", "-fPIC", str(Path(__file__).with_name("marks.c")), "-o", library]
@@ -104,19 +129,21 @@ def count() -> dict[tuple[str, str], Counts]:
         if done.returncode != 0:
             raise SystemExit(f"valgrind has failed:\n{done.stderr[-3000:]}")
         dumps = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
-        loops = [by_owner(path.read_text()) for path in dumps[1 : 4 * len(COUNTED) : 2]]
+        loops = [by_owner_and_part(path.read_text()) for path in dumps[1 : 4 * len(COUNTED) : 2]]
     result = {}
     for key, stepping, idle in zip(COUNTED, loops[::2], loops[1::2], strict=True):
-        result[key] = {who: (stepping[who] - idle[who]) // STEPS for who in (*WHOSE, OTHERS)}
+        result[key] = {what: (stepping[what] - idle[what]) // STEPS[key[0]] for what in (*WHOSE, OTHERS, *PARTS, THE_REST)}
     return result
 
 
-def report(counts: dict[tuple[str, str], Counts]) -> str:
+def rows(counts: dict[Key, Counts], columns: list[str], of_all: bool) -> str:
     body = []
-    for (algorithm, name), of_one in counts.items():
-        numbers = [f"{instructions:,}" for instructions in (*of_one.values(), sum(of_one.values()))]
-        body.append(({"sgd": "SGD", "adam": "Adam"}[algorithm], name, *numbers))
-    return table(("", "", *WHOSE, OTHERS, "all"), body, left=2)
+    for (workload, algorithm, name), of_one in counts.items():
+        if of_all or name == OURS:
+            numbers = [of_one[column] for column in columns]
+            job = f"{ALGORITHMS[algorithm]}, {WORKLOADS[workload]}"
+            body.append((job, name, *(f"{instructions:,}" for instructions in (*numbers, sum(numbers)))))
+    return table(("", "", *columns, "all"), body, left=2)
 
 
 def main() -> None:
@@ -128,10 +155,18 @@ def main() -> None:
         return counted_process(arguments.counted)
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is missing: apt-get install valgrind, or the like. Nothing else needs it.")
-    text = report(count())
-    print(text)
+    counts = count()
+    tables = {
+        "bench: instructions": rows(counts, [*WHOSE, OTHERS], of_all=True),
+        "bench: instructions by part": rows(counts, [*PARTS, THE_REST], of_all=False),
+    }
+    for text in tables.values():
+        print(text, end="\n\n")
     if arguments.write:
-        PAGE.write_text(put(PAGE.read_text(), "bench: instructions", text))
+        page = PAGE.read_text()
+        for name, text in tables.items():
+            page = put(page, name, text)
+        PAGE.write_text(page)
 
 
 if __name__ == "__main__":

@@ -41,16 +41,16 @@ class _Pass(ctypes.Structure):
     """As in streams.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("tensors", "num_written", "max_threads")),
+        *((name, ctypes.c_int64) for name in ("tensors", "num_written", "writes_back", "max_threads")),
         *((name, ctypes.c_void_p) for name in ("numel", "first_unit", "written", "read")),
     )
 
 
 class Limit:
-    """Passes over all elements: the first reads the gradients alone, where `first_reads`; the last reads them too, and
-    reads and writes each of `written`: lists of tensors like the parameters."""
+    """A pass over all elements that reads the gradients, and reads and writes each of `written`: lists of tensors like
+    the parameters. Where gradients are scaled and clipped, it writes them too, and another one before reads them alone."""
 
-    def __init__(self, params: Sequence[Tensor], written: list[Sequence[Tensor]], first_reads: bool = False) -> None:
+    def __init__(self, params: Sequence[Tensor], written: list[Sequence[Tensor]], scaled: bool = False) -> None:
         sizes = [param.numel() for param in params]
         units = list(itertools.accumulate(((size + UNIT - 1) // UNIT for size in sizes), initial=0))
         numel, first_unit = (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_int64 * len(units))(*units)
@@ -58,8 +58,8 @@ class Limit:
         addresses = _addresses(by_param)
         self._kept = by_param, numel, first_unit, addresses
         places = [ctypes.addressof(array) for array in (numel, first_unit, addresses)]
-        counts = [0, len(written)] if first_reads else [len(written)]
-        self._passes = [_Pass(len(sizes), count, torch.get_num_threads(), *places) for count in counts]
+        passes = [(0, False), (len(written), True)] if scaled else [(len(written), False)]
+        self._passes = [_Pass(len(sizes), *one, torch.get_num_threads(), *places) for one in passes]
         run = _library().run
         run.restype = None
         self._calls = [functools.partial(run, ctypes.byref(one)) for one in self._passes]

@@ -12,9 +12,10 @@ constexpr int64_t kGrain = 32768;  // elements that are worth a thread, as in a 
 volatile float zero = 0;  // the compiler does not know that: what is written is what was there
 volatile float kept;
 
-// Elements [begin, end) of one tensor: `read` is read, each of `written` is read and written.
-template <int kWritten>
-void stream(float* const* written, const float* read, int64_t begin, int64_t end) {
+// Elements [begin, end) of one tensor: each of `written` is read and written, `read` is read, and
+// where kBack it is written too.
+template <int kWritten, bool kBack = false>
+void stream(float* const* written, float* read, int64_t begin, int64_t end) {
   if constexpr (kWritten == 0) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -33,28 +34,32 @@ void stream(float* const* written, const float* read, int64_t begin, int64_t end
       if constexpr (kWritten > 1) w1[i] += nothing;
       if constexpr (kWritten > 2) w2[i] += nothing;
       if constexpr (kWritten > 3) w3[i] += nothing;
+      if constexpr (kBack) read[i] += nothing;
     }
   }
 }
 
-using Stream = void (*)(float* const*, const float*, int64_t, int64_t);
+using Stream = void (*)(float* const*, float*, int64_t, int64_t);
 constexpr Stream kStreams[] = {stream<0>, stream<1>, stream<2>, stream<3>, stream<4>};
+constexpr Stream kStreamsBack[] = {nullptr, stream<1, true>, stream<2, true>, stream<3, true>,
+                                   stream<4, true>};
 
 }  // namespace
 
 // As in limit.py. Tensor i has numel[i] elements, and first_unit[i] units come before it;
-// first_unit[tensors] are all. It has num_written pointers in `written`, and one in `read`.
+// first_unit[tensors] are all. It has num_written pointers in `written`, and one in `read`,
+// which is written too where writes_back is not 0.
 struct Pass {
-  int64_t tensors, num_written, max_threads;
+  int64_t tensors, num_written, writes_back, max_threads;
   const int64_t *numel, *first_unit;
   float* const* written;
-  const float* const* read;
+  float* const* read;
 };
 
 extern "C" void run(const Pass* pass) {
   const int64_t *numel = pass->numel, *first_unit = pass->first_unit;
   const int64_t units = first_unit[pass->tensors];
-  const Stream stream = kStreams[pass->num_written];
+  const Stream stream = (pass->writes_back != 0 ? kStreamsBack : kStreams)[pass->num_written];
 
   const auto share = [=](int64_t first, int64_t last) {
     int64_t i = std::upper_bound(first_unit, first_unit + pass->tensors, first) - first_unit - 1;

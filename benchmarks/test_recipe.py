@@ -25,8 +25,8 @@ from sgdr_fused.schedules import CosineWarmRestarts
 pytestmark = pytest.mark.benchmark(timer=CLOCK)
 
 SCALE, MAX_NORM, DECAY = 1024.0, 1.0, 0.999
-# Read the gradients for their norm; read them again; read and write parameters, two moments and averages.
-BYTES = 4 + 4 + 8 * 4
+# Read the gradients for their norm; read and write them, unscaled, and parameters, two moments and averages.
+BYTES = 4 + 8 * 5
 SECONDS = 25.0
 CHECKED_STEPS = 3
 
@@ -144,7 +144,7 @@ def test_recipe(result_of: Any, pace: Any, smoke: bool, implementation: str) -> 
         check_alike(recipes, gradients)
         ours = recipes[OURS]
         states = [[ours.opt.state[param][key] for param in ours.params] for key in ("exp_avg", "exp_avg_sq", "average")]
-        limit = Limit(ours.params, [ours.params, *states], first_reads=True)
+        limit = Limit(ours.params, [ours.params, *states], scaled=True)
 
         def prepare(name: str, number: int) -> None:
             fresh = gradients.of_round(number)
