@@ -95,7 +95,7 @@ def by_owner_and_part(dump: str) -> Counts:
     owner, part, of_a_call = OTHERS, THE_REST, False
     for line in dump.splitlines():
         key, _, value = line.partition("=")
-        if key in ("ob", "cob", "fn", "cfn"):  # its own, or of a function that it calls; named where a number first stands
+        if key in ("ob", "cob", "fn", "cfn"):  # its own, or a callee's; named where a number first stands
             number, _, name = value.partition(" ")
             name = names[key[-2:]].setdefault(number, name)
             if key == "ob":
@@ -131,8 +131,9 @@ def count() -> dict[Key, Counts]:
         dumps = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
         loops = [by_owner_and_part(path.read_text()) for path in dumps[1 : 4 * len(COUNTED) : 2]]
     result = {}
+    columns = (*WHOSE, OTHERS, *PARTS, THE_REST)
     for key, stepping, idle in zip(COUNTED, loops[::2], loops[1::2], strict=True):
-        result[key] = {what: (stepping[what] - idle[what]) // STEPS[key[0]] for what in (*WHOSE, OTHERS, *PARTS, THE_REST)}
+        result[key] = {column: (stepping[column] - idle[column]) // STEPS[key[0]] for column in columns}
     return result
 
 

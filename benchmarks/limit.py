@@ -48,7 +48,7 @@ class _Pass(ctypes.Structure):
 
 class Limit:
     """A pass over all elements that reads the gradients, and reads and writes each of `written`: lists of tensors like
-    the parameters. Where gradients are scaled and clipped, it writes them too, and another one before reads them alone."""
+    the parameters. Where gradients are scaled and clipped, it writes them too, and another before reads them alone."""
 
     def __init__(self, params: Sequence[Tensor], written: list[Sequence[Tensor]], scaled: bool = False) -> None:
         sizes = [param.numel() for param in params]
