@@ -8,6 +8,7 @@
 #include "../fused_step.h"
 #include "instruction_set.h"
 #include "memory.h"
+#include "threads.h"
 
 namespace sgdr_fused::cpu {
 
@@ -44,6 +45,7 @@ void for_chunks(const Step& step, ParallelFor parallel_for, const Wanted& wanted
   // Fewer elements than this per thread take a few microseconds, as starting a team of threads
   // does.
   constexpr int64_t kGrain = 65536;
+  constexpr int64_t kPiece = 2 * kChunk;
   struct Part {
     const Item* item;
     int64_t chunk;     // its number in the table
@@ -60,8 +62,8 @@ void for_chunks(const Step& step, ParallelFor parallel_for, const Wanted& wanted
     parts.push_back({&*item, i, elements});
     elements += num_elements(chunk, step.plan.tensors[chunk.tensor]);
   }
-  // Each thread takes the parts that begin in its share of the elements.
-  parallel_for(elements, kGrain, [&](int64_t first, int64_t last) {
+  // Whoever takes a piece takes the parts that begin in it.
+  share_out(elements, kGrain, kPiece, parallel_for, [&](int64_t first, int64_t last) {
     auto part = std::lower_bound(
         parts.begin(), parts.end(), first,
         [](const Part& each, int64_t position) { return each.position < position; });

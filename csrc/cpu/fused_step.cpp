@@ -6,12 +6,15 @@
 #include "../clipping.h"
 #include "hypers.h"
 #include "pieces.h"
+#include "threads.h"
 
 namespace sgdr_fused::cpu {
 namespace {
 
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
+// A thread's elements at a time: a few microseconds too.
+constexpr int64_t kPiece = 16384;
 
 // Whether a tensor's operands are dense and in the type of the arithmetic.
 template <class Scalars>
@@ -27,7 +30,7 @@ bool same_kernels(const Span<Scalars>& a, const Span<Scalars>& b) {
          a.tensor->num_states == b.tensor->num_states;
 }
 
-// One thread's share; [first, last) are the spans that are in it, at least in part.
+// What one thread takes; [first, last) are the spans that are in it, at least in part.
 template <class Algorithm, class Scalars = typename Algorithm::Scalars>
 void update_share(const Span<Scalars>* first, const Span<Scalars>* last, Share share,
                   const Extras& extras) {
@@ -83,7 +86,7 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
   std::vector<Span<Scalars>> spans;
   const int64_t units = make_spans<Algorithm>(step, scalars, spans);
   const Extras extras = {step.grad_scale, clip, step.average_weight, &step.plan};
-  parallel_for(units, kGrain / kUnit, [&](int64_t first, int64_t last) {
+  share_out(units, kGrain / kUnit, kPiece / kUnit, parallel_for, [&](int64_t first, int64_t last) {
     const Span<Scalars>* const all = spans.data();
     const Span<Scalars>* const end = std::lower_bound(
         all, all + spans.size(), last,

@@ -24,7 +24,7 @@ struct Span {
   int64_t first_unit;  // where it begins when all are laid end to end
 };
 
-// A thread's share of all units.
+// What a thread takes of all units.
 struct Share {
   int64_t first, last;
 };
