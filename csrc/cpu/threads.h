@@ -14,6 +14,7 @@ namespace sgdr_fused::cpu {
 template <class Body>
 void share_out(int64_t total, int64_t grain, int64_t piece, ParallelFor parallel_for,
                const Body& body) {
+  if (total == 0) return;
   if (total <= grain) return body(0, total);
   std::atomic<int64_t> taken{0};
   parallel_for(total, grain, [&](int64_t, int64_t) {
