@@ -142,7 +142,9 @@ def _report(binary: Path, *options: str) -> list[str]:
 
 
 def _architectures(binary: Path) -> set[str]:
-    return {m[1] for line in _report(binary, "-lelf") if (m := re.search(r"\.(sm_\d+)\.cubin", line))}
+    """None of an extension for the CPU alone, where cuobjdump fails."""
+    listed = subprocess.run([str(cuobjdump()), "-lelf", str(binary)], capture_output=True, text=True, check=False)
+    return set(re.findall(r"\.(sm_\d+)\.cubin", listed.stdout))
 
 
 def _kernels_in(binary: Path) -> list[Kernel]:
