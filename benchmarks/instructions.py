@@ -143,8 +143,9 @@ def rows(counts: dict[Key, Counts], columns: list[str], of_all: bool) -> str:
         if of_all or name == OURS:
             numbers = [of_one[column] for column in columns]
             job = f"{ALGORITHMS[algorithm]}, {WORKLOADS[workload]}"
-            body.append((job, name, *(f"{instructions:,}" for instructions in (*numbers, sum(numbers)))))
-    return table(("", "", *columns, "all"), body, left=2)
+            left = (job, name) if of_all else (job,)
+            body.append((*left, *(f"{instructions:,}" for instructions in (*numbers, sum(numbers)))))
+    return table(("", "", *columns, "all") if of_all else ("", *columns, "all"), body, left=2 if of_all else 1)
 
 
 def main() -> None:

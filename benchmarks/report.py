@@ -170,11 +170,11 @@ def slopes(races: Races) -> str:
     body = []
     for algorithm in ALGORITHMS:
         for name in dict.fromkeys(names):
-            cells = []
+            cells = [duration(min(line_of(races, "tensors", algorithm, name))[1])]
             for question, (_, factor, unit) in LINES.items():
                 cells.append(f"{factor * slope(line_of(races, question, algorithm, name)):.3g} {unit}")
             body.append((ALGORITHMS[algorithm], name, *cells))
-    return table(("", "", *(f"per {one}" for one, _, _ in LINES.values())), body, left=2)
+    return table(("", "", "one tensor", *(f"per {one}" for one, _, _ in LINES.values())), body, left=2)
 
 
 def conditions(stamp: dict[str, str]) -> str:
