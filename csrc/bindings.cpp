@@ -1,5 +1,6 @@
 // The extension module: what Python calls.
-#include <torch/extension.h>
+// Not torch/extension.h: that has all of torch, and takes three times as long to compile.
+#include <torch/csrc/utils/pybind.h>
 
 #include "plan.h"
 
@@ -51,10 +52,11 @@ at::Tensor tensor_or_undefined(const py::handle& from) {
 // A float, a tensor or a CompiledSchedule.
 HyperSpec hyper_spec(const py::handle& value) {
   HyperSpec hyper;
+  py::detail::make_caster<at::Tensor> tensor;
   if (py::isinstance<CompiledSchedule>(value)) {
     hyper.schedule = value.cast<const CompiledSchedule*>();
-  } else if (THPVariable_Check(value.ptr())) {
-    hyper.tensor = value.cast<at::Tensor>();
+  } else if (tensor.load(value, false)) {
+    hyper.tensor = py::detail::cast_op<at::Tensor&>(tensor);
   } else {
     hyper.number = value.cast<double>();
   }

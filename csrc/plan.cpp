@@ -1,6 +1,8 @@
 // Building a plan; see plan.h.
 #include "plan.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cmath>
 

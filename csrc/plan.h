@@ -1,7 +1,7 @@
 // What a step needs to know about an optimizer's parameters on one device, kept from step to step.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <map>
 #include <optional>

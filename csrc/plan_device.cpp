@@ -1,4 +1,6 @@
 // What a plan packs for a GPU, and the launches of its steps; see plan.h.
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cstring>
 

@@ -1,7 +1,7 @@
 // What a plan is made from, as Python hands it over.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <vector>
 

@@ -1,7 +1,7 @@
 // Autograd's version of a tensor, counted up without an atomic operation.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <atomic>
 
