@@ -195,6 +195,7 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   if (spec.steps.defined()) tensor.steps = spec.steps.mutable_data_ptr<double>();
   if (spec.product.defined()) tensor.product = spec.product.mutable_data_ptr<double>();
   const Dtype dtype = dtype_of(spec.param);
+  tensor.grad_dtype = spec.grad.defined() ? dtype_of(spec.grad) : dtype;
   dtypes_.push_back({dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])});
   spec.grad = at::Tensor();  // the gradient's lifetime is the user's
   specs_.push_back(std::move(spec));

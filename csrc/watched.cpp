@@ -75,15 +75,17 @@ void WatchedTensors::add(const TensorSpec& spec, bool with_steps) {
   if (spec.steps.defined() && with_steps) tensors_.emplace_back(spec.steps);
   if (spec.product.defined()) tensors_.emplace_back(spec.product);
   if (spec.average.defined()) averages_.emplace_back(spec.average);
+  const at::Tensor& like_grad = spec.grad.defined() ? spec.grad : spec.param;
   params_.push_back({first, static_cast<int32_t>(tensors_.size()), spec.active,
-                     strides_of(spec.grad.defined() ? spec.grad : spec.param)});
+                     static_cast<uint16_t>(like_grad.itemsize()), like_grad.dtype(),
+                     strides_of(like_grad)});
   grads_.push_back(nullptr);
   grad_impls_.push_back(nullptr);
 }
 
 C10_ALWAYS_INLINE bool WatchedTensors::fits(const Param& param, const at::TensorImpl* grad) const {
   const at::TensorImpl* impl = tensors_[param.first].impl;
-  return param.active && grad->layout() == at::kStrided && grad->dtype() == impl->dtype() &&
+  return param.active && grad->layout() == at::kStrided && grad->dtype() == param.grad_dtype &&
          grad->device() == impl->device() && same_sizes(grad, impl) &&
          has_strides(grad, param.grad_strides);
 }
@@ -105,12 +107,12 @@ bool WatchedTensors::collect(bool hold_gradients) {
     prefetch(grad_impls_[i]->unsafe_storage().unsafeGetStorageImpl());
   }
   for (size_t i = 0; i < params_.size(); ++i) {
-    const Watched& param = tensors_[params_[i].first];
+    const Param& param = params_[i];
     // A tensor without elements has no address, but its step counts.
     static char empty;
-    grads_[i] = grad_impls_[i] == nullptr ? nullptr
-                : param.numel == 0        ? &empty
-                                          : data_of(grad_impls_[i], param.itemsize);
+    grads_[i] = grad_impls_[i] == nullptr          ? nullptr
+                : tensors_[param.first].numel == 0 ? &empty
+                                                   : data_of(grad_impls_[i], param.grad_itemsize);
   }
   return true;
 }

@@ -45,6 +45,8 @@ class WatchedTensors {
   struct Param {
     int32_t first, last;  // of tensors_, beginning with the parameter itself
     bool active;          // else it may have no gradient
+    uint16_t grad_itemsize;
+    caffe2::TypeMeta grad_dtype;
     Strides grad_strides;
   };
 

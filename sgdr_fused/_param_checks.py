@@ -19,6 +19,9 @@ STATE_DTYPES = {
     torch.bfloat16: (torch.bfloat16, torch.float32),
     torch.float16: (torch.float16, torch.float32),
 }
+# What the gradient of such a parameter may be stored in.
+GRAD_DTYPES = {dtype: (dtype,) for dtype in STATE_DTYPES}
+GRAD_DTYPES[torch.float32] = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def average_dtype(param: Tensor) -> torch.dtype:
@@ -97,8 +100,9 @@ def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
     described = f"the gradient of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
     if grad.layout != torch.strided:
         raise RuntimeError(f"{described} must be dense, got layout {grad.layout}: sparse gradients are not supported")
-    if grad.dtype != param.dtype:
-        raise TypeError(f"{described} must have the parameter's dtype, got {grad.dtype}")
+    if grad.dtype not in GRAD_DTYPES[param.dtype]:
+        allowed = " or ".join(map(str, GRAD_DTYPES[param.dtype]))
+        raise TypeError(f"{described} must be {allowed}, got {grad.dtype}")
     if grad.device != param.device:
         raise ValueError(f"{described} must be on the parameter's device, got {grad.device}")
     if grad.shape != param.shape:

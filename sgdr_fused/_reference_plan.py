@@ -48,7 +48,7 @@ class ReferencePlan:
         optimizer = self._optimizer()
         assert optimizer is not None  # it is what calls us
         updated = [(spec, spec.param.grad) for spec in self._specs if spec.param.grad is not None]
-        unscaled = [_unscaled(grad, grad_scale) for _, grad in updated]
+        unscaled = [_unscaled(spec.param, grad, grad_scale) for spec, grad in updated]
         clipped = clipping.by_reference(optimizer, unscaled, self.device, found_inf)
         if clipped is None:
             return
@@ -110,5 +110,7 @@ class ReferencePlan:
                     display.data.fill_(value(clock))
 
 
-def _unscaled(grad: Tensor, grad_scale: Tensor | None) -> Tensor:
-    return grad if grad_scale is None else grad.to(torch.promote_types(grad.dtype, torch.float32)) / grad_scale
+def _unscaled(param: Tensor, grad: Tensor, grad_scale: Tensor | None) -> Tensor:
+    if grad_scale is not None:
+        return _widened(grad) / grad_scale
+    return grad if grad.dtype == param.dtype else _widened(grad)

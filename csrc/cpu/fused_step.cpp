@@ -21,6 +21,7 @@ template <class Scalars>
 bool in_place(const Span<Scalars>& span) {
   const DtypePair dtypes = span.item->dtypes;
   return span.tensor->layout < 0 && dtypes.param == dtypes.state &&
+         dtypes.param == span.tensor->grad_dtype &&
          (dtypes.param == Dtype::kFloat32 || dtypes.param == Dtype::kFloat64);
 }
 

@@ -34,7 +34,7 @@ ChunkNorm norm_of(const Step& step, const Item& item, const Chunk& chunk) {
   const Tensor& tensor = step.plan.tensors[chunk.tensor];
   const Clipping& clipping = step.plan.clipping;
   const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
-  const Memory grad = {item.grad, item.dtypes.param, layout, kGrad, nullptr, nullptr};
+  const Memory grad = {item.grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};
   const int64_t begin = first_element(chunk), count = num_elements(chunk, tensor);
   if (grad.dtype == Dtype::kFloat64) {
     return chunk_norm(grad, Square<double>(step.grad_scale, clipping), begin, count);

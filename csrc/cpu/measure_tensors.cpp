@@ -43,9 +43,8 @@ Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
   const Rule rule(scalars);
   const Tensor& tensor = step.plan.tensors[chunk.tensor];
   const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
-  const Dtype dtype = item.dtypes.param;
-  const Memory param = {tensor.param, dtype, layout, kParam, tensor.remainder, nullptr};
-  const Memory grad = {item.grad, dtype, layout, kGrad, nullptr, nullptr};
+  const Memory param = {tensor.param, item.dtypes.param, layout, kParam, tensor.remainder, nullptr};
+  const Memory grad = {item.grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};
   const int64_t begin = first_element(chunk), size = num_elements(chunk, tensor);
 
   Lanes<kPairLanes> of_param((size + 1) / 2), of_direction((size + 1) / 2);

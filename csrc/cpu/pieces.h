@@ -147,7 +147,7 @@ void update_in_blocks(const Span<typename Algorithm::Scalars>& span, Share share
   const Lot lots = {plan.seed, *plan.clock, tensor.index};
   const Lot* lot = plan.rounds_by_lot ? &lots : nullptr;
   const Memory param = {tensor.param, dtypes.param, layout, kParam, tensor.remainder, lot};
-  const Memory grad = {span.item->grad, dtypes.param, layout, kGrad, nullptr, nullptr};
+  const Memory grad = {span.item->grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};
   const Memory average = {tensor.average, kDtypeOf<T>, layout, kAverage, nullptr, nullptr};
   Memory states[kMaxStates];
   for (int k = 0; k < kStates; ++k) {

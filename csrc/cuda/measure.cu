@@ -4,6 +4,7 @@
 #include "../clipping.h"
 #include "../fused_step.h"
 #include "arguments.cuh"
+#include "gradient.cuh"
 #include "lanes.cuh"
 #include "vector.cuh"
 
@@ -55,6 +56,7 @@ __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& squar
 // What a block works on.
 struct MeasuredChunk {
   void* grad;
+  Dtype dtype;
   const Layout* layout;
   int64_t begin;
   int count;
@@ -65,13 +67,14 @@ struct MeasuredChunk {
 __device__ void find_chunk(MeasuredChunk& work, const Plan& plan, const Chunk& chunk, void* grad) {
   const Tensor& tensor = plan.tensors[chunk.tensor];
   work.grad = grad;
+  work.dtype = tensor.grad_dtype;
   work.layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
   work.begin = first_element(chunk);
   work.count = grad == nullptr ? 0 : num_elements(chunk, tensor);
   if (work.layout != nullptr) coordinates_of(*work.layout, work.begin, work.start);
 }
 
-template <class grad_t, int kBytes>
+template <class param_t, int kBytes>
 __global__ void __launch_bounds__(kThreads, 4)
     measure_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ double lanes[kLanes];
@@ -86,9 +89,12 @@ __global__ void __launch_bounds__(kThreads, 4)
       find_chunk(work, plan, chunk, arguments.grads()[chunk.tensor - header.first_tensor]);
     }
     __syncthreads();
-    const Square<opmath_t<grad_t>> square(header.grad_scale, clipping);
-    const int nonfinite = __syncthreads_or(add_squares<grad_t>(
-        lanes, square, work.grad, work.layout, work.start, work.begin, work.count));
+    const Square<opmath_t<param_t>> square(header.grad_scale, clipping);
+    const bool found = with_grad_type<param_t>(work.dtype, [&](auto grad) {
+      return add_squares<decltype(grad)>(lanes, square, work.grad, work.layout, work.start,
+                                         work.begin, work.count);
+    });
+    const int nonfinite = __syncthreads_or(found);
     const double squares = add_up(lanes, kLanes);
     if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0};
   }
@@ -110,10 +116,10 @@ __global__ void __launch_bounds__(kThreads, 4)
 int measure(const Step& step, const std::vector<Launch>& launches, void* stream) {
   for (size_t i = 0; i < launches.size(); ++i) {
     const bool last = i + 1 == launches.size();
-    const cudaError_t error = with_storage_types(launches[i].dtypes, [&](auto grad, auto) {
+    const cudaError_t error = with_storage_types(launches[i].dtypes, [&](auto param, auto) {
       return launch_range(
           step, launches[i], last, static_cast<cudaStream_t>(stream),
-          [](auto bytes) { return measure_kernel<decltype(grad), decltype(bytes)::value>; });
+          [](auto bytes) { return measure_kernel<decltype(param), decltype(bytes)::value>; });
     });
     if (error != cudaSuccess) return error;
   }

@@ -60,18 +60,19 @@ __device__ void measure_dense(const Rule& rule, GradChanges changes,
     volatile double* of_param = lanes.param + i % kRow / 2;
     volatile double* of_direction = lanes.direction + i % kRow / 2;
     const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
-    Share<param_t, kCount> p, g;
+    Share<param_t, kCount> p;
+    GradShare<param_t, kCount> g;
     Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
     Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
     p.load_whole(chunk.param, i);
-    g.load_whole(chunk.grad, i);
+    g.load_whole(chunk.grad, chunk.grad_dtype, i);
     if (has_remainder) r.load(chunk.remainder, i);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
 #pragma unroll
     for (int part = 0; part < kCount; part += kPart) {
       p.load_part(chunk.param, i + part);
-      g.load_part(chunk.grad, i + part);
+      g.load_part(chunk.grad, chunk.grad_dtype, i + part);
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
       Squares squares[2];
@@ -103,7 +104,7 @@ __device__ void measure_dense(const Rule& rule, GradChanges changes,
       return squares_of<Rule, T>(
           rule, changes, factors,
           load_param(global<param_t>(chunk.param)[at], has_remainder, remainder),
-          load(global<param_t>(chunk.grad)[at]), states);
+          load(read_grad<param_t>(chunk.grad, chunk.grad_dtype, at)), states);
     });
   }
 }
@@ -130,9 +131,9 @@ __device__ void measure_strided(const Rule& rule, GradChanges changes,
       if (has_remainder) offsets_of<kRemainder>(layout, start, at, beside);
       const int16_t remainder = has_remainder ? tensor.remainder[beside[0]] : int16_t{0};
       const param_t& param = static_cast<const param_t*>(tensor.param)[offsets[0]];
-      return squares_of<Rule, T>(rule, changes, factors,
-                                 load_param(param, has_remainder, remainder),
-                                 load(static_cast<const param_t*>(grad)[offsets[1]]), states);
+      return squares_of<Rule, T>(
+          rule, changes, factors, load_param(param, has_remainder, remainder),
+          load(read_grad<param_t>(grad, tensor.grad_dtype, offsets[1])), states);
     });
   }
 }

@@ -47,18 +47,19 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
 #pragma unroll 1
   for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
     const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
-    Share<param_t, kCount> p, g;
+    Share<param_t, kCount> p;
+    GradShare<param_t, kCount> g;
     Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
     Share<state_t, kCount> s[kStates > 0 ? kStates : 1];
     p.load_whole(chunk.param, i);
-    g.load_whole(chunk.grad, i);
+    g.load_whole(chunk.grad, chunk.grad_dtype, i);
     if (has_remainder) r.load(chunk.remainder, i);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) s[k].load_whole(chunk.states[k], i);
 #pragma unroll
     for (int part = 0; part < kCount; part += kPart) {
       p.load_part(chunk.param, i + part);
-      g.load_part(chunk.grad, i + part);
+      g.load_part(chunk.grad, chunk.grad_dtype, i + part);
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].load_part(chunk.states[k], i + part);
 #pragma unroll
@@ -72,7 +73,7 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
 #pragma unroll
       for (int k = 0; k < kStates; ++k) s[k].store_part(chunk.states[k], i + part);
       p.store_part(chunk.param, i + part);
-      if (changes.unscales) g.store_part(chunk.grad, i + part);
+      if (changes.unscales) g.store_part(chunk.grad, chunk.grad_dtype, i + part);
       if (chunk.average != nullptr) {
         average_part<kPart, param_t>(chunk, p, r, has_remainder, part, i + part);
       }
@@ -80,7 +81,7 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
 #pragma unroll
     for (int k = 0; k < kStates; ++k) s[k].store_whole(chunk.states[k], i);
     p.store_whole(chunk.param, i);
-    if (changes.unscales) g.store_whole(chunk.grad, i);
+    if (changes.unscales) g.store_whole(chunk.grad, chunk.grad_dtype, i);
     if (has_remainder) r.store(chunk.remainder, i);
   }
 
@@ -92,8 +93,10 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
     param_t& p = global<param_t>(chunk.param)[i];
     const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
     int16_t remainder = has_remainder ? chunk.remainder[i] : int16_t{0};
-    update_element<kStates>(rule, changes, factors, chunk, i, p, has_remainder, remainder,
-                            global<param_t>(chunk.grad)[i], states);
+    param_t g = read_grad<param_t>(chunk.grad, chunk.grad_dtype, i);
+    update_element<kStates>(rule, changes, factors, chunk, i, p, has_remainder, remainder, g,
+                            states);
+    if (changes.unscales) write_grad(chunk.grad, chunk.grad_dtype, i, g);
     if (has_remainder) chunk.remainder[i] = remainder;
     if (chunk.average != nullptr) {
       T& average = global<T>(chunk.average)[i];

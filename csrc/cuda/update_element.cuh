@@ -4,6 +4,7 @@
 #include "../clipping.h"
 #include "../fused_step.h"
 #include "../rounding.h"
+#include "gradient.cuh"
 #include "launch.cuh"
 
 namespace sgdr_fused::cuda {
@@ -29,6 +30,7 @@ struct ChunkMemory {
   int16_t* remainder;  // null: none
   double average_weight;
   LotKey key;
+  Dtype grad_dtype;
   bool rounds_by_lot;
   bool aligned;  // all of the above, to 128 bits
 };
@@ -109,9 +111,11 @@ __device__ void update_strided(const Rule& rule, GradChanges changes,
     int64_t at[1] = {};
     if (has_remainder) offsets_of<kRemainder>(layout, start, i, at);
     int16_t remainder = has_remainder ? tensor.remainder[at[0]] : int16_t{0};
+    param_t g = read_grad<param_t>(grad, tensor.grad_dtype, offsets[1]);
     update_element<kStates>(rule, changes, factors, chunk, i,
                             static_cast<param_t*>(tensor.param)[offsets[0]], has_remainder,
-                            remainder, static_cast<param_t*>(grad)[offsets[1]], states);
+                            remainder, g, states);
+    if (changes.unscales) write_grad(grad, tensor.grad_dtype, offsets[1], g);
     if (has_remainder) tensor.remainder[at[0]] = remainder;
   }
 }

@@ -77,7 +77,8 @@ __device__ void find_memory(Work& work, const Plan& plan, int64_t clock) {
   ChunkMemory& memory = work.memory;
   const int64_t begin = work.begin;
   memory.param = from_element<param_t>(tensor.param, begin);
-  memory.grad = from_element<param_t>(work.grad, begin);
+  memory.grad = grad_from_element<param_t>(work.grad, tensor.grad_dtype, begin);
+  memory.grad_dtype = tensor.grad_dtype;
   memory.average =
       work.average_weight == 0.0 ? nullptr : from_element<opmath_t<param_t>>(tensor.average, begin);
   memory.average_weight = work.average_weight;
