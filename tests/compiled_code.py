@@ -94,14 +94,16 @@ class Kernel:
         """The accesses of each innermost loop over elements.
 
         A step's loads and stores 128 bits of global memory at a time. One that measures loads so much, and accesses
-        nothing else, unlike those over a schedule's segments.
+        nothing else but gradients of 16 bits, unlike those over a schedule's segments.
         """
         branches = [(address, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for address, text in self.instructions]
         loops = [(int(m[1], 16), address) for address, m in branches if m and int(m[1], 16) <= address]
-        both = {"LDG.128", "STG.128"}
+        required = {"LDG.128", "STG.128"} if self.kind == "step" else {"LDG.128"}
         accessed = {loop: self.accesses(*loop).keys() for loop in loops}
         steady = [
-            loop for loop in loops if (both <= accessed[loop] if self.kind == "step" else accessed[loop] == {"LDG.128"})
+            loop
+            for loop in loops
+            if required <= accessed[loop] and (self.kind == "step" or accessed[loop] <= {"LDG.128", "LDG.64"})
         ]
         return [
             self.accesses(*outer)

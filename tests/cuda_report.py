@@ -62,11 +62,12 @@ def compiled(kernels: list[Kernel]) -> str:
 
 def traffic() -> str:
     return table(
-        ("algorithm", "parameter", "states", "least", "counted"),
+        ("algorithm", "parameter", "gradient", "states", "least", "counted"),
         (
             (
                 f"{t.case.id}, {t.option.name}" if t.option.name else t.case.id,
                 str(t.param).removeprefix("torch."),
+                str(t.grad).removeprefix("torch."),
                 str(t.state).removeprefix("torch.") if t.states else "none",
                 t.least,
                 f"{t.counted():.3f}" if PRETEND else "not counted",

@@ -37,8 +37,9 @@ SQUARES = "csrc/cuda/measure_dense.cuh"
 WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
+GRADIENT = "csrc/cuda/gradient.cuh"
 TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint", "nonfinite", "clipping")
-TESTS += ("hyperparameters", "layerwise")
+TESTS += ("hyperparameters", "layerwise", "narrow_gradients")
 RACE_TESTS = ("groups", "nonfinite")
 REPORT = "report.xml"
 
@@ -58,6 +59,9 @@ MUTATIONS = (
     Mutation("body: the last vector is left out", "i < body;", "i + kCount < body;", DENSE),
     Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
     Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE),
+    Mutation("gradients in 16 bits: of the other type", "return f(Half{});", "return f(BFloat16{});", GRADIENT),
+    Mutation("gradients in 16 bits: wrong base", "static_cast<decltype(type)*>(", "static_cast<param_t*>(", GRADIENT),
+    Mutation("gradients in 16 bits: one is left out", "j < Vector<param_t>::kCount", "j + 1 < kCount", GRADIENT),
     Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),

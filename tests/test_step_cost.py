@@ -239,3 +239,17 @@ def test_rate_that_the_kernel_cannot_read(algorithm: str) -> None:
         training.prepare(t, moved, scaled=False)
         counts = counts_of(training.step)
     assert counts == {"launches": 2, "submissions": 2}
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_gradients_of_three_dtypes(algorithm: str) -> None:
+    """Side by side they take one launch, as one does."""
+    training = Training(algorithm, MODELS[0], "cuda")
+    for t in range(3):
+        training.prepare(t, moved, scaled=True)
+        for i, param in enumerate(training.params):
+            gradient = param.grad.to((torch.float32, torch.bfloat16, torch.float16)[i % 3])
+            param.grad, param.grad_dtype = None, None
+            param.grad = gradient
+        counts = counts_of(training.step)
+    assert counts == {"launches": 1, "submissions": 1}

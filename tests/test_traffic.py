@@ -25,33 +25,39 @@ MEASURED = {"lars": 0, "lamb": 2}  # states that are read once more, beside para
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """Constructor arguments, and the bytes per parameter that they cost, by the parameter's type."""
+    """Constructor arguments, and the bytes per parameter that they cost, by the types of parameter and gradient."""
 
     name: str
     arguments: Mapping[str, Any]
-    cost: Callable[[torch.dtype], int]
+    cost: Callable[[torch.dtype, torch.dtype], int]
 
 
-NONE = Option("", {}, lambda param: 0)
-AVERAGED = Option("averaged", {"average": EMA(0.9)}, lambda param: 2 * max(param.itemsize, 4))
-CLIPPED = Option("clipped", {"max_grad_norm": 1.0}, lambda param: param.itemsize)
-MASTER_WEIGHTS = Option("master weights", {"master_weights": True}, lambda param: 2 * torch.int16.itemsize)
-BY_LOT = Option("stochastic rounding", {"stochastic_rounding": True}, lambda param: 0)
+NONE = Option("", {}, lambda param, grad: 0)
+AVERAGED = Option("averaged", {"average": EMA(0.9)}, lambda param, grad: 2 * max(param.itemsize, 4))
+CLIPPED = Option("clipped", {"max_grad_norm": 1.0}, lambda param, grad: grad.itemsize)
+MASTER_WEIGHTS = Option("master weights", {"master_weights": True}, lambda param, grad: 2 * torch.int16.itemsize)
+BY_LOT = Option("stochastic rounding", {"stochastic_rounding": True}, lambda param, grad: 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """One kernel: an algorithm's case, the storage of the parameter and its gradient, and of its states."""
+    """One kernel: an algorithm's case, the storage of the parameter, of its states, and of its gradient."""
 
     case: Case
     param: torch.dtype
     state: torch.dtype
     option: Option = NONE
+    narrow: torch.dtype | None = None  # of the gradient; None: it is the parameter's
 
     @property
     def id(self) -> str:
-        types = (str(dtype).removeprefix("torch.") for dtype in (self.param, self.state))
+        types = [str(dtype).removeprefix("torch.") for dtype in (self.param, self.state)]
+        types += [f"gradient {self.grad}".replace(" torch.", "_")] if self.narrow else []
         return "-".join([self.case.id, *types, *self.option.name.split()])
+
+    @property
+    def grad(self) -> torch.dtype:
+        return self.narrow or self.param
 
     @property
     def states(self) -> int:
@@ -60,15 +66,17 @@ class Traffic:
     @property
     def least(self) -> int:
         """Bytes per parameter: gradient in; parameter and each state in and out; in once more what is measured."""
-        least = 3 * self.param.itemsize + 2 * self.states * self.state.itemsize + self.option.cost(self.param)
+        least = self.grad.itemsize + 2 * self.param.itemsize + 2 * self.states * self.state.itemsize
+        least += self.option.cost(self.param, self.grad)
         if self.case.id in MEASURED:
-            least += 2 * self.param.itemsize + MEASURED[self.case.id] * self.state.itemsize
+            least += self.param.itemsize + self.grad.itemsize + MEASURED[self.case.id] * self.state.itemsize
         return least
 
     def counted(self) -> float:
         """Bytes per parameter of one step on a million parameters, after one that makes the states and the plan."""
         param = torch.nn.Parameter(torch.ones(PARAMETERS, dtype=self.param, device="cuda"))
-        param.grad = gradient(param, 0)
+        param.grad_dtype = None  # type: ignore[attr-defined]  # any
+        param.grad = gradient(param, 0).to(self.grad)
         state_dtype = self.state if self.state != self.param else None
         opt = self.case.fused([param], lr=0.1, state_dtype=state_dtype, **self.option.arguments)
         opt.step()
@@ -101,12 +109,20 @@ def with_option(option: Option, wanted: Callable[[Traffic], bool]) -> tuple[Traf
     return tuple(dataclasses.replace(traffic, option=option) for traffic in PLAIN if wanted(traffic))
 
 
+def with_narrow_gradients(*wide: Traffic) -> tuple[Traffic, ...]:
+    return tuple(dataclasses.replace(traffic, narrow=dtype) for traffic in wide for dtype in HALVES)
+
+
 TRAFFIC = (
     *PLAIN,
     *with_option(AVERAGED, lambda t: t.case.id in STATES and t.param != torch.float16),
     *with_option(CLIPPED, lambda t: t.case.id in ("adam", "lamb")),
     *with_option(MASTER_WEIGHTS, lambda t: t.case.id in ("sgd_momentum", "adam") and t.param in HALVES),
     *with_option(BY_LOT, lambda t: t.case.id == "adam" and torch.bfloat16 in (t.param, t.state)),
+    *with_narrow_gradients(
+        *(t for t in PLAIN if t.case.id in ("sgd_momentum", "adam", "lamb") and t.param == torch.float32),
+        *with_option(CLIPPED, lambda t: t.case.id == "adam" and t.param == t.state == torch.float32),
+    ),
 )
 
 
