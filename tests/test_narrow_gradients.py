@@ -179,7 +179,7 @@ def test_as_autograd_leaves_them(dtype: torch.dtype) -> None:
 def test_no_other_pair(param: torch.dtype, grad: torch.dtype) -> None:
     weight = nn.Parameter(torch.ones(3, device=DEVICE, dtype=param))
     opt = FusedSGD([weight], lr=0.1)
-    give(weight, torch.ones(3, device=DEVICE).to(grad))
+    give(weight, torch.ones(3).to(grad).to(DEVICE))
     with pytest.raises(TypeError, match=rf"the gradient of parameter 0 .*{param}.* must be .*{param}.*, got {grad}"):
         opt.step()
     assert bool((weight == 1).all()) and opt.clock.item() == 0
