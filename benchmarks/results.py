@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -102,6 +103,8 @@ def extra_info(row: Row) -> dict[str, Any]:
 
 # ---- the file
 
+PACKAGES = ("pytest_benchmark", "deepspeed")  # some may not be installed
+
 
 def conditions() -> dict[str, str]:
     processor = platform.processor() or platform.machine()
@@ -119,8 +122,10 @@ def conditions() -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "load before": f"{os.getloadavg()[0]:.1f}",
-        "versions": f"torch {torch.__version__}, Python {platform.python_version()}, c++ {compiler or 'unknown'}, "
-        f"pytest-benchmark {importlib.metadata.version('pytest-benchmark')}",
+        "versions": f"torch {torch.__version__}, Python {platform.python_version()}, c++ {compiler or 'unknown'}"
+        + "".join(
+            f", {name} {importlib.metadata.version(name)}" for name in PACKAGES if importlib.util.find_spec(name)
+        ),
     }
 
 
