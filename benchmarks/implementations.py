@@ -116,7 +116,7 @@ def deepspeed(algorithm: str, schedule: str, model: Model) -> Callable[[], None]
     if algorithm != "adam":
         raise UnavailableError("DeepSpeed has no such optimizer for the CPU")
     try:
-        # Its import sets PYTORCH_NVML_BASED_CUDA_CHECK, with which every step of a torch optimizer looks for a driver: 140 us.
+        # Its import sets PYTORCH_NVML_BASED_CUDA_CHECK. With that, every step of torch's looks for a driver: 140 us.
         with mock.patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
             from deepspeed.ops.adam import DeepSpeedCPUAdam
     except ImportError as error:

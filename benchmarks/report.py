@@ -206,6 +206,7 @@ def write(text: str, to: Path = ROOT) -> None:
         "bench: limits": limits(races),
         "bench: recipe": implementations(races, "recipe"),
         "bench: training": implementations(races, "training"),
+        "bench: in backward": implementations(races, "in backward"),
         "bench: slopes": slopes(races),
         "bench: conditions": conditions(stamp),
     }

@@ -20,8 +20,8 @@ STATE_DTYPES = {
     torch.float16: (torch.float16, torch.float32),
 }
 # What the gradient of such a parameter may be stored in.
-GRAD_DTYPES = {dtype: (dtype,) for dtype in STATE_DTYPES}
-GRAD_DTYPES[torch.float32] = (torch.float32, torch.bfloat16, torch.float16)
+GRAD_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {dtype: (dtype,) for dtype in STATE_DTYPES}
+GRAD_DTYPES[torch.float32] += (torch.bfloat16, torch.float16)
 
 
 def average_dtype(param: Tensor) -> torch.dtype:
