@@ -1,4 +1,4 @@
-"""The machine code of every kernel, read: no local memory, half occupancy, 128-bit accesses in the steady loop."""
+"""The machine code of every kernel, read: no local memory, half occupancy, vectors in the steady loop."""
 
 from __future__ import annotations
 
