@@ -66,7 +66,7 @@ class FusedLARS(MomentumOptimizer):
         >>> weight.detach()
         tensor([2.8000, 3.8500])
 
-    Source: You, Gitman & Ginsburg, "Large Batch Training of Convolutional Networks" (2017), equation 6 and algorithm 1,
+    Source: You, Gitman & Ginsburg, "Large Batch Training of Convolutional Networks" (2017), algorithm 1,
     whose trust coefficient of 0.001 and momentum of 0.9 are the defaults; eps as in NVIDIA apex's LARC.
     """
 

@@ -72,7 +72,7 @@ def lars(
         >>> p, state  # norms 5 and 10: a rate of 0.5 * 0.25 * 5 / 10
         (tensor([2.6250, 3.5000]), {'momentum_buffer': tensor([0.3750, 0.5000])})
 
-    Source: You, Gitman & Ginsburg, "Large batch training of convolutional networks" (2017), equation 6 and algorithm 1.
+    Source: You, Gitman & Ginsburg, "Large batch training of convolutional networks" (2017), algorithm 1.
     """
     dtype = widest_dtype(param, *state.values())
     p, g = param.to(dtype), grad.to(dtype)

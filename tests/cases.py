@@ -341,32 +341,3 @@ def assert_within(actual: Tensor, expected: Tensor, tolerance: Tensor, what: str
         f"{what}: {int(wrong.sum())} of {wrong.numel()} elements off, e.g. {actual[wrong][0].item()!r} "
         f"for {expected[wrong][0].item()!r}"
     )
-
-
-# ------------------------------------------------------------------------------------ bits, not values
-
-
-def bits(tensor: Tensor) -> tuple[Any, ...]:
-    """Everything about a tensor's value, NaN and the sign of zero included, comparable with ==."""
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return tensor.dtype, tuple(tensor.shape), plain.numpy().tobytes()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return bits(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def snapshot(opt: Any) -> dict[str, Any]:
-    """Parameters, gradients, states, clock and groups, bit for bit, comparable with ==."""
-    params = params_of(opt)
-    return {
-        "params": [bits(p) for p in params],
-        "grads": [_plain(p.grad) if p.grad is None or not p.grad.is_sparse else "sparse" for p in params],
-        "states": [_plain(dict(opt.state[p])) if p in opt.state else {} for p in params],
-        "clock": bits(opt.clock),
-        "groups": [{k: _plain(v) for k, v in group.items() if k != "params"} for group in opt.param_groups],
-    }

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, DTYPES, assert_within, bits, ids, make_params, params_of, train
+from bits import bits
+from cases import DEVICE, DTYPES, assert_within, ids, make_params, params_of, train
 
 from sgdr_fused import FusedAdagrad
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     CASES,
     DEVICE,
@@ -16,7 +17,6 @@ from cases import (
     Case,
     Oracle,
     assert_within,
-    bits,
     gradient,
     ids,
     make_params,
@@ -24,7 +24,6 @@ from cases import (
     params_of,
     rate,
     set_gradients,
-    snapshot,
     train,
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     DEVICE,
     DTYPES,
@@ -19,12 +20,10 @@ from cases import (
     TYPICAL,
     Case,
     assert_within,
-    bits,
     ids,
     make_params,
     params_of,
     set_gradients,
-    snapshot,
     train,
     ulp,
     values,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     CASES,
     DEVICE,
@@ -19,14 +20,12 @@ from cases import (
     SCHEDULES,
     TYPICAL,
     Case,
-    bits,
     gradient,
     ids,
     make_params,
     params_of,
     rate,
     set_gradients,
-    snapshot,
     train,
 )
 

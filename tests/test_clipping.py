@@ -11,6 +11,7 @@ from typing import Any
 import emulation
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     DEVICE,
     DTYPES,
@@ -24,7 +25,6 @@ from cases import (
     Oracle,
     as_double,
     assert_within,
-    bits,
     gradient,
     ids,
     make_params,
@@ -32,7 +32,6 @@ from cases import (
     params_of,
     rate,
     set_gradients,
-    snapshot,
     train,
     values,
 )

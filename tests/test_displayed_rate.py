@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     DEVICE,
     SCHEDULES,
@@ -13,7 +14,6 @@ from cases import (
     Case,
     Oracle,
     assert_within,
-    bits,
     gradient,
     ids,
     make_params,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     ALGORITHMS,
     CASES,
@@ -17,7 +18,6 @@ from cases import (
     TYPICAL,
     Case,
     assert_within,
-    bits,
     expected_backend,
     gradient,
     ids,

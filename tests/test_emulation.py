@@ -10,6 +10,7 @@ from typing import Any
 import emulation
 import pytest
 import torch
+from bits import bits
 from cases import (
     CASES,
     DTYPES,
@@ -20,7 +21,6 @@ from cases import (
     SMALL_SIZES,
     TYPICAL,
     Case,
-    bits,
     gradient,
     make_params,
     params_of,

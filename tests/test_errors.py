@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ALGORITHMS, DEVICE, SCHEDULES, make_params, params_of, snapshot, train
+from bits import snapshot
+from cases import ALGORITHMS, DEVICE, SCHEDULES, make_params, params_of, train
 
 from sgdr_fused import (
     FusedAdadelta,

@@ -11,22 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
-    DEVICE,
-    MEASURING,
-    SCHEDULES,
-    SGD,
-    TYPICAL,
-    Case,
-    bits,
-    gradient,
-    ids,
-    make_params,
-    params_of,
-    rate,
-    snapshot,
-    train,
-)
+from bits import bits, snapshot
+from cases import DEVICE, MEASURING, SCHEDULES, SGD, TYPICAL, Case, gradient, ids, make_params, params_of, rate, train
 from torch import nn
 
 from sgdr_fused import EMA

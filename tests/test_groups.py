@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     CASES,
     DEVICE,
@@ -19,7 +20,6 @@ from cases import (
     Oracle,
     as_double,
     assert_within,
-    bits,
     gradient,
     ids,
     make_params,

@@ -12,6 +12,7 @@ from typing import Any
 import emulation
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     DEVICE,
     DTYPES,
@@ -22,13 +23,11 @@ from cases import (
     SCHEDULES,
     Algorithm,
     Case,
-    bits,
     gradient,
     ids,
     make_params,
     params_of,
     set_gradients,
-    snapshot,
     train,
     values,
 )

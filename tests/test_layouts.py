@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import CASES, DEVICE, DTYPES, MEASURING, NUMBERS, PRETEND, SCHEDULES, TYPICAL, Case, bits, ids, values
+from bits import bits
+from cases import CASES, DEVICE, DTYPES, MEASURING, NUMBERS, PRETEND, SCHEDULES, TYPICAL, Case, ids, values
 from torch import Tensor
 
 STEPS = 4

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     DEVICE,
     HALVES,
@@ -19,13 +20,11 @@ from cases import (
     Case,
     as_double,
     assert_within,
-    bits,
     ids,
     make_params,
     one_step_tolerance,
     params_of,
     set_gradients,
-    snapshot,
     train,
     ulp,
     values,

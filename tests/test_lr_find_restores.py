@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import DEVICE, PRETEND, TYPICAL, Case, Dropout, bits, ids, snapshot
+from bits import bits, snapshot
+from cases import DEVICE, PRETEND, TYPICAL, Case, Dropout, ids
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset

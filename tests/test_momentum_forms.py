@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, SCHEDULES, assert_within, bits, make_params, params_of, snapshot, train
+from bits import bits, snapshot
+from cases import DEVICE, SCHEDULES, assert_within, make_params, params_of, train
 
 from sgdr_fused import FusedSGD
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, DEVICE, Case, assert_within, make_params, params_of, set_gradients, snapshot, train
+from bits import snapshot
+from cases import CASES, DEVICE, Case, assert_within, make_params, params_of, set_gradients, train
 
 from sgdr_fused import FusedNAdam
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     CASES,
     DEVICE,
@@ -17,7 +18,6 @@ from cases import (
     SMALL_SIZES,
     TYPICAL,
     Case,
-    bits,
     gradient,
     ids,
     make_params,

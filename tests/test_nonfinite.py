@@ -9,21 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
-    DEVICE,
-    DTYPES,
-    MEASURING,
-    SCHEDULES,
-    TYPICAL,
-    Case,
-    bits,
-    ids,
-    make_params,
-    params_of,
-    set_gradients,
-    snapshot,
-    train,
-)
+from bits import bits, snapshot
+from cases import DEVICE, DTYPES, MEASURING, SCHEDULES, TYPICAL, Case, ids, make_params, params_of, set_gradients, train
 from torch import nn
 
 from sgdr_fused import EMA, FusedAdam, FusedSGD, lr_find

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits, snapshot
 from cases import (
     ADAM,
     ADAMW,
@@ -26,14 +27,12 @@ from cases import (
     Case,
     Oracle,
     assert_within,
-    bits,
     gradient,
     ids,
     make_params,
     params_of,
     rate,
     set_gradients,
-    snapshot,
     train,
     values,
 )

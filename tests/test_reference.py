@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     ALGORITHMS,
     CLASSICAL_SGD,
@@ -23,7 +24,6 @@ from cases import (
     SGD,
     Algorithm,
     assert_within,
-    bits,
     ids,
     one_step_tolerance,
     trajectory_tolerance,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     ADAM,
     CASES,
@@ -15,7 +16,6 @@ from cases import (
     Case,
     Oracle,
     assert_within,
-    bits,
     ids,
     make_params,
     params_of,

@@ -7,19 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
-    DEVICE,
-    PRETEND,
-    assert_within,
-    bits,
-    gradient,
-    make_params,
-    params_of,
-    rate,
-    set_gradients,
-    snapshot,
-    train,
-)
+from bits import bits, snapshot
+from cases import DEVICE, PRETEND, assert_within, gradient, make_params, params_of, rate, set_gradients, train
 from schedule_cases import FAR, SCHEDULES, Row, every_row, every_schedule
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, Dropout, bits, values
+from bits import bits
+from cases import DEVICE, Dropout, values
 from torch import Tensor, nn
 
 from sgdr_fused import FusedSGD, SnapshotEnsemble

@@ -7,18 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
-    DEVICE,
-    SCHEDULES,
-    TYPICAL,
-    Case,
-    ids,
-    make_params,
-    params_of,
-    set_gradients,
-    snapshot,
-    train,
-)
+from bits import snapshot
+from cases import DEVICE, SCHEDULES, TYPICAL, Case, ids, make_params, params_of, set_gradients, train
 
 from sgdr_fused import FusedSGD
 

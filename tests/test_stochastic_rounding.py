@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, EMULATED, PRETEND, TYPICAL, Case, bits, ids, make_params, params_of, snapshot, train, values
+from bits import bits, snapshot
+from cases import DEVICE, EMULATED, PRETEND, TYPICAL, Case, ids, make_params, params_of, train, values
 from torch import Tensor, nn
 
 from sgdr_fused import FusedAdam, FusedSGD, _backend, reference

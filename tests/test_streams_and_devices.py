@@ -6,20 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
-    DEVICE,
-    PRETEND,
-    SCHEDULES,
-    TYPICAL,
-    Case,
-    gradient,
-    ids,
-    make_params,
-    params_of,
-    set_gradients,
-    snapshot,
-    train,
-)
+from bits import snapshot
+from cases import DEVICE, PRETEND, SCHEDULES, TYPICAL, Case, gradient, ids, make_params, params_of, set_gradients, train
 from torch import nn
 
 from sgdr_fused import FusedAdam, FusedSGD

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICE, SCHEDULES, TYPICAL, Case, bits, ids, make_params, params_of, snapshot, train, values
+from bits import bits, snapshot
+from cases import DEVICE, SCHEDULES, TYPICAL, Case, ids, make_params, params_of, train, values
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 

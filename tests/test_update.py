@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from bits import bits
 from cases import (
     ADAM,
     ADAMAX,
@@ -34,7 +35,6 @@ from cases import (
     Oracle,
     Tensors,
     assert_within,
-    bits,
     expected_backend,
     gradient,
     ids,

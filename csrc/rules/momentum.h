@@ -58,7 +58,7 @@ struct Sgd : Defaults {
   };
 };
 
-// You, Gitman & Ginsburg (2017), equation 6: Sgd with a rate of each parameter's own, by its norm
+// You, Gitman & Ginsburg (2017), algorithm 1: Sgd with a rate of each parameter's own, by its norm
 // and its gradient's.
 struct Lars : Defaults {
   static constexpr const char* kName = "lars";
