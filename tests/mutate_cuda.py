@@ -3,7 +3,8 @@
     python tests/mutate_cuda.py [--gpu-runner COMMAND] [--jobs N] [NAME ...]
 
 A mutation is caught if the sources still compile and an assertion fails, on values or on counts; a test that ends in
-any other error does not count, nor does one that fails on the sources as they are. Most run on the emulated kernels.
+any other error does not count, nor does one that fails on the sources as they are. Each names the file of tests that
+has to notice, because all of them would take an hour. Most run on the emulated kernels.
 Some only show where accesses are ordered as loosely as a GPU's: for them, --gpu-runner is a command that runs a program
 on a pretend GPU which tracks races.
 """
@@ -38,9 +39,6 @@ WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
 GRADIENT = "csrc/cuda/gradient.cuh"
-TESTS = ("emulation", "groups", "layouts", "amp", "displayed_rate", "replaced", "checkpoint", "nonfinite", "clipping")
-TESTS += ("hyperparameters", "layerwise", "narrow_gradients")
-RACE_TESTS = ("groups", "nonfinite")
 REPORT = "report.xml"
 
 
@@ -51,6 +49,7 @@ class Mutation:
     new: str
     path: str = KERNEL
     is_race: bool = False
+    tests: str = "emulation"  # the file of those that notice
 
 
 MUTATIONS = (
@@ -58,10 +57,28 @@ MUTATIONS = (
     Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
     Mutation("body: the last vector is left out", "i < body;", "i + kCount < body;", DENSE),
     Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
-    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE),
-    Mutation("gradients in 16 bits: of the other type", "return f(Half{});", "return f(BFloat16{});", GRADIENT),
-    Mutation("gradients in 16 bits: wrong base", "static_cast<decltype(type)*>(", "static_cast<param_t*>(", GRADIENT),
-    Mutation("gradients in 16 bits: one is left out", "j < Vector<param_t>::kCount", "j + 1 < kCount", GRADIENT),
+    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE, tests="amp"),
+    Mutation(
+        "gradients in 16 bits: of the other type",
+        "return f(Half{});",
+        "return f(BFloat16{});",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
+    Mutation(
+        "gradients in 16 bits: wrong base",
+        "static_cast<decltype(type)*>(",
+        "static_cast<param_t*>(",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
+    Mutation(
+        "gradients in 16 bits: one is left out",
+        "j < Vector<param_t>::kCount",
+        "j + 1 < kCount",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
     Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),
@@ -75,39 +92,84 @@ MUTATIONS = (
     ),
     Mutation("barrier: hyperparameters are read too early", "grads);\n  __syncthreads();", "grads);"),
     Mutation(
-        "barrier: scalars are read too early", "}\n    __syncthreads();\n    if (work.grad", "}\n    if (work.grad"
+        "barrier: scalars are read too early",
+        "}\n    __syncthreads();\n    if (work.grad",
+        "}\n    if (work.grad",
+        is_race=True,
+        tests="groups",
     ),
     Mutation(
         "barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;", ARGUMENTS
     ),
     Mutation("ticket: not reset", "atomicInc(ticket, blocks - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
     Mutation("ticket: the first block takes itself for the last", "== blocks - 1;  //", "== 0;  //", ARGUMENTS),
-    Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True),
-    Mutation("fence: none before the ticket", "    __threadfence();\n    last", "    last", ARGUMENTS, is_race=True),
-    Mutation("group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers", WORK),
-    Mutation("group: numbers of another one", "numbers[(tensor.group - header.first_group) *", "numbers[0 *", WORK),
+    Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True, tests="groups"),
+    Mutation(
+        "fence: none before the ticket",
+        "    __threadfence();\n    last",
+        "    last",
+        ARGUMENTS,
+        is_race=True,
+        tests="groups",
+    ),
+    Mutation(
+        "group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers", WORK, tests="groups"
+    ),
+    Mutation(
+        "group: numbers of another one",
+        "numbers[(tensor.group - header.first_group) *",
+        "numbers[0 *",
+        WORK,
+        tests="groups",
+    ),
     Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
-    Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {"),
-    Mutation("clock: the rate shown is the last step's", "plan.displays[i], next);", "plan.displays[i], clock);"),
-    Mutation("counts: also without a gradient", "if (grads[i] != nullptr) apply(", "if (true) apply("),
+    Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {", tests="groups"),
+    Mutation(
+        "clock: the rate shown is the last step's",
+        "plan.displays[i], next);",
+        "plan.displays[i], clock);",
+        tests="groups",
+    ),
+    Mutation("counts: also without a gradient", "if (grads[i] != nullptr) apply(", "if (true) apply(", tests="groups"),
     Mutation(
         "counts: also without momentum",
         "tensor.steps != nullptr && Algorithm::counts(hypers)",
         "tensor.steps != nullptr",
         STEP,
+        tests="replaced",
     ),
     Mutation(
-        "counts: a product that no step advances", "*tensor.product *= advance.factor", "*tensor.product *= 1.0", STEP
+        "counts: a product that no step advances",
+        "*tensor.product *= advance.factor",
+        "*tensor.product *= 1.0",
+        STEP,
+        tests="groups",
     ),
-    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", ""),
-    Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT),
-    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", WORK),
-    Mutation("norm: the last element is left out", "i < count; i += kThreads", "i + 1 < count; i += kThreads", MEASURE),
-    Mutation("norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE),
-    Mutation("norm: the sum of another chunk", "clipping.chunks[index] =", "clipping.chunks[blockIdx.x] =", MEASURE),
+    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", "", tests="amp"),
+    Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT, tests="clipping"),
+    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", WORK, tests="clipping"),
+    Mutation(
+        "norm: the last element is left out",
+        "i < count; i += kThreads",
+        "i + 1 < count; i += kThreads",
+        MEASURE,
+        tests="nonfinite",
+    ),
+    Mutation(
+        "norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE, tests="nonfinite"
+    ),
+    Mutation(
+        "norm: the sum of another chunk",
+        "clipping.chunks[index] =",
+        "clipping.chunks[blockIdx.x] =",
+        MEASURE,
+        tests="nonfinite",
+    ),
     Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", LANES),
-    Mutation("norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE),
-    Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE),
+    Mutation(
+        "norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE, tests="nonfinite"
+    ),
+    Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE, tests="nonfinite"),
     Mutation("squares: put down for another tensor", "tensors[work.chunk.tensor] =", "tensors[0] =", TENSORS),
     Mutation("squares: the sums of another chunk", "chunks[work.chunk.index] =", "chunks[0] =", TENSORS),
     Mutation("squares: a ticket for all tensors", "tickets + work.chunk.tensor", "tickets + 0", TENSORS),
@@ -120,10 +182,24 @@ MUTATIONS = (
     Mutation(
         "squares: every second row is left out", "+= kThreads * kCount) {", "+= 2 * kThreads * kCount) {", SQUARES
     ),
-    Mutation("squares: another gradient", "clip_element<T>(g, changes, factors), states", "g, states", SQUARES),
-    Mutation("squares: without the scale", "if (changes.unscales) g = g / factors.scale;", "", SQUARES),
-    Mutation("launcher: gradients of another launch", "step.grads + range.first_tensor,", "step.grads,", ARGUMENTS),
-    Mutation("launcher: other numbers", "step.numbers + range.first_group *", "step.numbers + 0 *", ARGUMENTS),
+    Mutation(
+        "squares: another gradient",
+        "clip_element<T>(g, changes, factors), states",
+        "g, states",
+        SQUARES,
+        tests="clipping",
+    ),
+    Mutation("squares: without the scale", "if (changes.unscales) g = g / factors.scale;", "", SQUARES, tests="amp"),
+    Mutation(
+        "launcher: gradients of another launch",
+        "step.grads + range.first_tensor,",
+        "step.grads,",
+        ARGUMENTS,
+        tests="groups",
+    ),
+    Mutation(
+        "launcher: other numbers", "step.numbers + range.first_group *", "step.numbers + 0 *", ARGUMENTS, tests="groups"
+    ),
 )
 
 
@@ -144,10 +220,6 @@ def run_tests(checkout: Path, tests: Sequence[str], is_race: bool, runner: str) 
     return subprocess.run(
         [*command, *tests], cwd=checkout, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def files(names: Iterable[str]) -> list[str]:
-    return [f"tests/test_{name}.py" for name in names]
 
 
 def failed_assertion(report: Path) -> tuple[str, str] | None:
@@ -186,7 +258,7 @@ def verdict_on(mutation: Mutation, checkouts: queue.Queue[Path], runner: str) ->
     try:
         if mutation.is_race:
             prepare_for_races(checkout)
-        done = run_tests(checkout, files(RACE_TESTS if mutation.is_race else TESTS), mutation.is_race, runner)
+        done = run_tests(checkout, [f"tests/test_{mutation.tests}.py"], mutation.is_race, runner)
         caught = failed_assertion(checkout / REPORT) if done.returncode == 1 else None
     finally:
         path.write_text(text)
