@@ -13,7 +13,7 @@ namespace {
 
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
-// A thread's elements at a time: a few microseconds too.
+// A thread's elements at a time, at least: a few microseconds too.
 constexpr int64_t kPiece = 16384;
 
 // Whether a tensor's operands are dense and in the type of the arithmetic.
