@@ -95,23 +95,24 @@ struct Step {
   int64_t num_chunks;
 };
 
-// Calls its last argument on disjoint ranges that cover [0, total), in parallel where total is
-// more than grain.
-using ParallelFor = void (*)(int64_t total, int64_t grain,
-                             const std::function<void(int64_t, int64_t)>& body);
+// The process's threads. `run` calls body(0), ..., body(calls - 1), side by side.
+struct Threads {
+  int64_t (*count)();
+  void (*run)(int64_t calls, const std::function<void(int64_t)>& body);
+};
 
 // How far this step moves the averages; 0: they stay as they are.
 double average_weight(const Plan& plan);
 
 // Measures the gradients: Clipping::norm and nonfinite.
-void measure(const Step& step, ParallelFor parallel_for);
+void measure(const Step& step, const Threads& threads);
 
 // Measures the parameters and their directions: Plan::measures, where the step is taken.
-void measure_tensors(int algorithm, const Step& step, ParallelFor parallel_for);
+void measure_tensors(int algorithm, const Step& step, const Threads& threads);
 
 // One step: updates, averages, each tensor's count of updates, the clock, the displays. False: it
 // was skipped, and nothing was touched.
-bool step(int algorithm, const Step& step, ParallelFor parallel_for);
+bool step(int algorithm, const Step& step, const Threads& threads);
 
 // Instruction sets that this machine can run, best last; the one in use is the best, unless chosen.
 std::vector<std::string> instruction_sets();

@@ -47,16 +47,18 @@ bool OptimizerPlan::run_cpu(const std::optional<at::Tensor>& grad_scale,
       step.items.push_back({static_cast<int32_t>(i), dtypes_[i], grads[i]});
     }
   }
-  const cpu::ParallelFor parallel_for = [](int64_t total, int64_t grain,
-                                           const std::function<void(int64_t, int64_t)>& body) {
-    at::parallel_for(0, total, grain, body);
-  };
+  const cpu::Threads threads = {[] { return static_cast<int64_t>(at::get_num_threads()); },
+                                [](int64_t calls, const std::function<void(int64_t)>& body) {
+                                  at::parallel_for(0, calls, 1, [&](int64_t first, int64_t last) {
+                                    for (int64_t call = first; call < last; ++call) body(call);
+                                  });
+                                }};
   if (plan_.clipping.norm != nullptr) {
-    cpu::measure(step, parallel_for);
+    cpu::measure(step, threads);
     check_norm(found_inf);
   }
-  if (measures_) cpu::measure_tensors(algorithm_, step, parallel_for);
-  return cpu::step(algorithm_, step, parallel_for);
+  if (measures_) cpu::measure_tensors(algorithm_, step, threads);
+  return cpu::step(algorithm_, step, threads);
 }
 
 // A step that a GradScaler skips is none to raise for.

@@ -40,8 +40,7 @@ class Lanes {
 // Calls body(item, number of the chunk) for each chunk of a tensor that has a gradient and is
 // wanted(item), in parallel.
 template <class Wanted, class Body>
-void for_chunks(const Step& step, ParallelFor parallel_for, const Wanted& wanted,
-                const Body& body) {
+void for_chunks(const Step& step, const Threads& threads, const Wanted& wanted, const Body& body) {
   // Fewer elements than this per thread take a few microseconds, as starting a team of threads
   // does.
   constexpr int64_t kGrain = 65536;
@@ -63,7 +62,7 @@ void for_chunks(const Step& step, ParallelFor parallel_for, const Wanted& wanted
     elements += num_elements(chunk, step.plan.tensors[chunk.tensor]);
   }
   // Whoever takes a piece takes the parts that begin in it.
-  share_out(elements, kGrain, kPiece, parallel_for, [&](int64_t first, int64_t last) {
+  share_out(elements, kGrain, kPiece, threads, [&](int64_t first, int64_t last) {
     auto part = std::lower_bound(
         parts.begin(), parts.end(), first,
         [](const Part& each, int64_t position) { return each.position < position; });

@@ -13,7 +13,7 @@ namespace {
 
 // Fewer elements than this per thread take a few microseconds, as starting a team of threads does.
 constexpr int64_t kGrain = 32768;
-// A thread's elements at a time, at least: a few microseconds too.
+// A thread's elements at a time: a few microseconds too.
 constexpr int64_t kPiece = 16384;
 
 // Whether a tensor's operands are dense and in the type of the arithmetic.
@@ -81,13 +81,13 @@ int64_t make_spans(const Step& step, std::vector<Scalars>& scalars,
 }
 
 template <class Algorithm>
-void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
+void update_all(const Step& step, const Clip* clip, const Threads& threads) {
   using Scalars = typename Algorithm::Scalars;
   std::vector<Scalars> scalars;
   std::vector<Span<Scalars>> spans;
   const int64_t units = make_spans<Algorithm>(step, scalars, spans);
   const Extras extras = {step.grad_scale, clip, step.average_weight, &step.plan};
-  share_out(units, kGrain / kUnit, kPiece / kUnit, parallel_for, [&](int64_t first, int64_t last) {
+  share_out(units, kGrain / kUnit, kPiece / kUnit, threads, [&](int64_t first, int64_t last) {
     const Span<Scalars>* const all = spans.data();
     const Span<Scalars>* const end = std::lower_bound(
         all, all + spans.size(), last,
@@ -101,18 +101,18 @@ void update_all(const Step& step, const Clip* clip, ParallelFor parallel_for) {
 
 template <class... Algorithms>
 void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step, const Clip* clip,
-              ParallelFor parallel_for) {
+              const Threads& threads) {
   int index = 0;
-  ((index++ == algorithm ? update_all<Algorithms>(step, clip, parallel_for) : void()), ...);
+  ((index++ == algorithm ? update_all<Algorithms>(step, clip, threads) : void()), ...);
 }
 
 }  // namespace
 
-bool step(int algorithm, const Step& step, ParallelFor parallel_for) {
+bool step(int algorithm, const Step& step, const Threads& threads) {
   const Clipping& clipping = step.plan.clipping;
   if (skips(clipping, step.found_inf)) return false;
   const Clip clip = clip_of(clipping);
-  dispatch(AllAlgorithms{}, algorithm, step, clipping.is_on ? &clip : nullptr, parallel_for);
+  dispatch(AllAlgorithms{}, algorithm, step, clipping.is_on ? &clip : nullptr, threads);
   if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;
   for (int32_t i = 0; i < step.plan.num_displays; ++i) {

@@ -44,11 +44,11 @@ ChunkNorm norm_of(const Step& step, const Item& item, const Chunk& chunk) {
 
 }  // namespace
 
-void measure(const Step& step, ParallelFor parallel_for) {
+void measure(const Step& step, const Threads& threads) {
   const Clipping& clipping = step.plan.clipping;
   std::fill_n(clipping.chunks, clipping.num_chunks, ChunkNorm{});
   for_chunks(
-      step, parallel_for, [](const Item&) { return true; },
+      step, threads, [](const Item&) { return true; },
       [&](const Item& item, int64_t i) {
         clipping.chunks[i] = norm_of(step, item, step.chunks[i]);
       });

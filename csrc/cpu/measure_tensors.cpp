@@ -87,13 +87,13 @@ Squares add_up(const Squares* chunks, int64_t count) {
 }
 
 template <class Algorithm>
-void measure_all(const Step& step, ParallelFor parallel_for) {
+void measure_all(const Step& step, const Threads& threads) {
   const Plan& plan = step.plan;
   const Measures& measures = plan.measures;
   const Clip clip = clip_of(plan.clipping);
   const auto hypers = hypers_of_groups(step);
   for_chunks(
-      step, parallel_for,
+      step, threads,
       [&](const Item& item) {
         return Algorithm::measures(plan.groups[plan.tensors[item.tensor].group].constants);
       },
@@ -117,22 +117,22 @@ void measure_all(const Step& step, ParallelFor parallel_for) {
 }
 
 template <class Algorithm>
-void measure_if_asked(const Step& step, ParallelFor parallel_for) {
-  if constexpr (kMeasures<Algorithm>) measure_all<Algorithm>(step, parallel_for);
+void measure_if_asked(const Step& step, const Threads& threads) {
+  if constexpr (kMeasures<Algorithm>) measure_all<Algorithm>(step, threads);
 }
 
 template <class... Algorithms>
 void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step,
-              ParallelFor parallel_for) {
+              const Threads& threads) {
   int index = 0;
-  ((index++ == algorithm ? measure_if_asked<Algorithms>(step, parallel_for) : void()), ...);
+  ((index++ == algorithm ? measure_if_asked<Algorithms>(step, threads) : void()), ...);
 }
 
 }  // namespace
 
-void measure_tensors(int algorithm, const Step& step, ParallelFor parallel_for) {
+void measure_tensors(int algorithm, const Step& step, const Threads& threads) {
   if (skips(step.plan.clipping, step.found_inf)) return;
-  dispatch(AllAlgorithms{}, algorithm, step, parallel_for);
+  dispatch(AllAlgorithms{}, algorithm, step, threads);
 }
 
 }  // namespace sgdr_fused::cpu
