@@ -1,7 +1,8 @@
 """Timings on a GPU: one step with its schedule, ours against torch's and apex's and against a copy of the same bytes.
 
-    python benchmarks/gpu.py            what `make bench-gpu` runs
-    python benchmarks/gpu.py --smoke    tiny and short, to see that all of it runs
+    python benchmarks/gpu.py              what `make bench-gpu` runs
+    python benchmarks/gpu.py --compiled   torch's compiled steps too: minutes more
+    python benchmarks/gpu.py --smoke      tiny and short, to see that all of it runs
 
 The implementations take turns, a burst of steps each. A time is that between the CUDA events after one step and after
 the next, with nothing that waits in between: the device's, or Python's where the device waits for that. All walk
@@ -11,13 +12,16 @@ through the same warm restarts; what is compiled and what is captured in a graph
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import recipe
 import torch
-from torch import Tensor
+from implementations import LR, RESTARTS
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from workloads import WORKLOADS, Shapes
 
@@ -31,17 +35,45 @@ try:
 except ImportError:
     EMULATED = False
 
-LR, RESTARTS = 1e-3, {"T_0": 100, "T_mult": 2, "eta_min": 1e-5}
-# torch's class, ours and its options; the bytes per float32 parameter that an update has to move.
-ALGORITHMS: dict[str, tuple[Any, Any, dict[str, Any], int]] = {
-    "sgd": (torch.optim.SGD, FusedSGD, {"momentum": 0.9, "weight_decay": 1e-4}, 20),
-    "adam": (torch.optim.Adam, FusedAdam, {}, 28),
-}
-WARMUP = 5  # steps
-MODELS = {name: WORKLOADS[name].shapes for name in ("mlp", "500x64", "resnet50")}
-SMOKE = {"3_tensors": [(3, 5), (5,), (2000,)]}
-
 Step = Callable[[], Any]
+Params = list[nn.Parameter]
+Make = Callable[[Params], Step]
+
+
+class Rule(NamedTuple):
+    theirs: Any
+    ours: Any
+    options: dict[str, Any]
+
+
+SGD = Rule(torch.optim.SGD, FusedSGD, {"momentum": 0.9, "weight_decay": 1e-4})
+ADAM = Rule(torch.optim.Adam, FusedAdam, {})
+
+
+def copy(bytes_per_parameter: int, params: Params) -> Step:
+    """As many bytes read and written as the update has to read and write."""
+    moved = bytes_per_parameter * sum(p.numel() for p in params)
+    source, target = (torch.zeros(moved // 2, dtype=torch.uint8, device="cuda") for _ in range(2))
+    return lambda: target.copy_(source)
+
+
+def ours(rule: Rule, params: Params) -> Step:
+    opt = rule.ours(params, lr=CosineWarmRestarts(LR, **RESTARTS), **rule.options)
+    assert opt.backend == "cuda", opt.backend
+    return opt.step
+
+
+def in_a_graph(make: Make, params: Params) -> Step:
+    step = make(params)
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def replay(kept: Step = step) -> None:  # with the optimizer, which the graph does not keep alive
+        graph.replay()
+
+    return replay
 
 
 def scheduled(opt: Any, update: Step | None = None) -> Step:
@@ -55,71 +87,71 @@ def scheduled(opt: Any, update: Step | None = None) -> Step:
     return step
 
 
-def copy(algorithm: str, params: list[Tensor]) -> Step:
-    """As many bytes read and written as the update has to read and write."""
-    moved = ALGORITHMS[algorithm][3] * sum(p.numel() for p in params)
-    source, target = (torch.zeros(moved // 2, dtype=torch.uint8, device="cuda") for _ in range(2))
-    return lambda: target.copy_(source)
+def of_torch(rule: Rule, params: Params, tensor_rate: bool = False, **form: Any) -> Step:
+    lr = torch.tensor(LR, device="cuda") if tensor_rate else LR
+    return scheduled(rule.theirs(params, lr=lr, **form, **rule.options))
 
 
-def ours(algorithm: str, params: list[Tensor]) -> Step:
-    _, fused, options, _ = ALGORITHMS[algorithm]
-    opt = fused(params, lr=CosineWarmRestarts(LR, **RESTARTS), **options)
-    assert opt.backend == "cuda", opt.backend
-    return opt.step
-
-
-def ours_in_a_graph(algorithm: str, params: list[Tensor]) -> Step:
-    step = ours(algorithm, params)
-    step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-
-    def replay(kept: Step = step) -> None:  # with the optimizer, which the graph does not keep alive
-        graph.replay()
-
-    return replay
-
-
-def of_torch(tensor_rate: bool = False, **form: Any) -> Callable[[str, list[Tensor]], Step]:
-    def make(algorithm: str, params: list[Tensor]) -> Step:
-        theirs, _, options, _ = ALGORITHMS[algorithm]
-        lr = torch.tensor(LR, device="cuda") if tensor_rate else LR
-        return scheduled(theirs(params, lr=lr, **form, **options))
-
-    return make
-
-
-def compiled(algorithm: str, params: list[Tensor]) -> Step:
+def compiled(rule: Rule, params: Params) -> Step:
     """Its rate a tensor: a number would be compiled anew at each step."""
     if EMULATED:
         raise RuntimeError("needs a real GPU")
-    theirs, _, options, _ = ALGORITHMS[algorithm]
-    if algorithm == "adam":
-        options = {**options, "capturable": True}  # else one parameter at a time, with a tensor for a rate
-    opt = theirs(params, lr=torch.tensor(LR, device="cuda"), **options)
+    # Else Adam goes one parameter at a time, with a tensor for a rate.
+    options = {**rule.options, "capturable": True} if rule is ADAM else rule.options
+    opt = rule.theirs(params, lr=torch.tensor(LR, device="cuda"), **options)
     return scheduled(opt, torch.compile(lambda: opt.step()))
 
 
-def of_apex(algorithm: str, params: list[Tensor]) -> Step:
+def of_apex(rule: Rule, params: Params) -> Step:
     import apex.optimizers
 
-    _, fused, options, _ = ALGORITHMS[algorithm]
-    return scheduled(getattr(apex.optimizers, fused.__name__)(params, lr=LR, **options))  # of the same names
+    return scheduled(getattr(apex.optimizers, rule.ours.__name__)(params, lr=LR, **rule.options))  # of the same names
 
 
-IMPLEMENTATIONS: dict[str, Callable[[str, list[Tensor]], Step]] = {
-    "copy of the same bytes": copy,
-    "sgdr_fused": ours,
-    "sgdr_fused, CUDA graph": ours_in_a_graph,
-    "torch fused": of_torch(fused=True),
-    "torch fused, tensor rate": of_torch(fused=True, tensor_rate=True),
-    "torch foreach": of_torch(foreach=True),
-    "torch compiled": compiled,
-    "apex": of_apex,
+def implementations(rule: Rule) -> dict[str, Make]:
+    mine = functools.partial(ours, rule)
+    return {
+        "sgdr_fused": mine,
+        "sgdr_fused, CUDA graph": functools.partial(in_a_graph, mine),
+        "torch fused": functools.partial(of_torch, rule, fused=True),
+        "torch fused, tensor rate": functools.partial(of_torch, rule, fused=True, tensor_rate=True),
+        "torch foreach": functools.partial(of_torch, rule, foreach=True),
+        "torch compiled": functools.partial(compiled, rule),
+        "apex": functools.partial(of_apex, rule),
+    }
+
+
+SCALE = 1.0  # the steps write the gradients back unscaled, which have to stay as they are
+
+
+def of_recipe(make: Callable[..., recipe.Recipe], *args: Any) -> Make:
+    return lambda params: make(params, SCALE, *args).step
+
+
+class Job(NamedTuple):
+    bytes_per_parameter: int  # that have to be moved, in float32
+    implementations: Mapping[str, Make]
+    workloads: tuple[str, ...] = ("mlp", "500x64", "resnet50", "gpt2")
+
+
+JOBS = {
+    "sgd": Job(20, implementations(SGD)),
+    "adam": Job(28, implementations(ADAM)),
+    "recipe": Job(
+        recipe.BYTES,
+        {
+            "sgdr_fused": of_recipe(recipe.by_us),
+            "sgdr_fused, GradScaler.step": of_recipe(recipe.by_us, True),
+            "sgdr_fused, CUDA graph": functools.partial(in_a_graph, of_recipe(recipe.by_us)),
+            **{name: of_recipe(recipe.by_torch, form) for name, form in recipe.FORMS.items() if "loop" not in name},
+        },
+        ("resnet50", "gpt2"),
+    ),
 }
+COPY = "copy of the same bytes"
 OPTIONAL = ("torch compiled", "apex")
+WARMUP = 5  # steps
+SMOKE: Shapes = [(3, 5), (5,), (2000,)]
 
 
 def burst(step: Step, steps: int) -> list[float]:
@@ -134,22 +166,25 @@ def burst(step: Step, steps: int) -> list[float]:
     return [1e3 * before.elapsed_time(after) for before, after in zip(events, events[1:], strict=False)]
 
 
-def measure(algorithm: str, shapes: Shapes, rounds: int, steps: int) -> dict[str, list[float] | str]:
+def measure(job: Job, shapes: Shapes, rounds: int, steps: int, left_out: set[str]) -> dict[str, list[float] | str]:
     """Per implementation the times of its steps, or why there are none."""
     gradients = [torch.randn(shape, device="cuda") for shape in shapes]
     ready: dict[str, Step] = {}
     result: dict[str, Any] = {}
-    for name, make in IMPLEMENTATIONS.items():
-        params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
+    of_job = {COPY: functools.partial(copy, job.bytes_per_parameter), **job.implementations}
+    for name, make in of_job.items():
+        if name in left_out:
+            continue
+        params = [nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
         for param, gradient in zip(params, gradients, strict=True):
             param.grad = gradient
         try:
-            step = make(algorithm, params)
+            step = make(params)
             burst(step, WARMUP)
         except Exception as error:
             if name not in OPTIONAL:
                 raise
-            result[name] = f"  not measured: {type(error).__name__}: {error}".splitlines()[0][:120]
+            result[name] = f"not measured: {type(error).__name__}: {error}".splitlines()[0][:120]
         else:
             ready[name], result[name] = step, []
     for _ in range(rounds):
@@ -160,34 +195,38 @@ def measure(algorithm: str, shapes: Shapes, rounds: int, steps: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compiled", action="store_true", help="torch's compiled steps too: minutes more")
     parser.add_argument("--smoke", action="store_true", help="tiny and short, to see that all of it runs")
-    smoke = parser.parse_args().smoke
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/gpu.py needs a GPU, or an emulator in front of the command")
     if EMULATED:
         pretend_gpu.cpu_fallback()
-    workloads, rounds, steps = (SMOKE, 2, 2) if smoke else (MODELS, 20, 50)
+    rounds, steps = (2, 2) if arguments.smoke else (20, 30)
+    left_out = set() if arguments.compiled or arguments.smoke else {"torch compiled"}
 
-    layout = "{:<10}{:<11}{:>8}{:>12}  {:<26}{:>9}{:>20}{:>8}"
-    titles = "algorithm", "workload", "tensors", "parameters", "implementation", "µs/step", "80 % within", "/ ours"
-    lines = [layout.format(*titles)]
-    for algorithm in ALGORITHMS:
-        for workload, shapes in workloads.items():
-            measured = measure(algorithm, shapes, rounds, steps)
-            own = statistics.median(measured["sgdr_fused"])
-            for name, times in measured.items():
-                if isinstance(times, str):
-                    numbers = times, "", ""
-                else:
-                    deciles, middle = statistics.quantiles(times, n=10, method="inclusive"), statistics.median(times)
-                    numbers = f"{middle:.1f}", f"{deciles[0]:.1f} - {deciles[-1]:.1f}", f"{middle / own:.2f}"
-                of_model = algorithm, workload, len(shapes), f"{sum(map(math.prod, shapes)):,}"
-                lines.append(layout.format(*of_model, name, *numbers).rstrip())
+    layout = "{:<8}{:<10}{:>8}{:>13}  {:<28}{:>9}{:>20}{:>8}{:>8}"
+    titles = "job", "workload", "tensors", "parameters", "implementation", "µs/step", "80 % within", "/ ours", "GB/s"
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
-    print(f"\n{torch.cuda.get_device_name()}; {versions}; medians of {rounds * steps} steps in {rounds} rounds")
+    print(f"{torch.cuda.get_device_name()}; {versions}; medians of {rounds * steps} steps in {rounds} rounds")
     if EMULATED:
         print("EMULATED: THESE TIMES MEAN NOTHING")
-    print(*lines, sep="\n")
+    print(layout.format(*titles))
+    for job_name, job in JOBS.items():
+        workloads = {"3_tensors": SMOKE} if arguments.smoke else {w: WORKLOADS[w].shapes for w in job.workloads}
+        for workload, shapes in workloads.items():
+            measured = measure(job, shapes, rounds, steps, left_out)
+            own = statistics.median(measured["sgdr_fused"])
+            parameters = sum(map(math.prod, shapes))
+            for name, times in measured.items():
+                of_row = job_name, workload, len(shapes), f"{parameters:,}", name
+                if isinstance(times, str):
+                    print(layout.format(*of_row, "", times, "", "").rstrip(), flush=True)
+                    continue
+                deciles, middle = statistics.quantiles(times, n=10, method="inclusive"), statistics.median(times)
+                within = f"{deciles[0]:.1f} - {deciles[-1]:.1f}"
+                rate = f"{job.bytes_per_parameter * parameters / middle / 1e3:.0f}"
+                print(layout.format(*of_row, f"{middle:.1f}", within, f"{middle / own:.2f}", rate), flush=True)
 
 
 if __name__ == "__main__":
