@@ -6,6 +6,7 @@
 
 #include "host_device.h"
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -49,11 +50,14 @@ SGDR_HOST_DEVICE void store(double& to, double x) { to = x; }
 
 SGDR_HOST_DEVICE float load(BFloat16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
 
-// Round to nearest, ties to even; every NaN becomes the quiet one. Integer operations, not the
-// device's instruction, so that both sides give the same bits and the host's loop vectorises.
+// Round to nearest, ties to even; every NaN becomes the quiet one, as torch's, not as a GPU's.
 SGDR_HOST_DEVICE void store(BFloat16& to, float x) {
   const uint32_t bits = bits_of(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+#if defined(__CUDA_ARCH__)
+  const uint32_t rounded = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+#else
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // a loop vectorises
+#endif
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   to.bits = static_cast<uint16_t>(is_nan ? 0x7fc0u : rounded);
 }

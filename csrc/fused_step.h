@@ -33,25 +33,38 @@ auto with_storage_types(DtypePair dtypes, F&& f) {
   }
 }
 
-// Elements per chunk: of a block on a GPU, of a partial sum everywhere. A multiple of every vector
-// length.
+// Elements per chunk of a partial sum, and the most that a block on a GPU updates.
 constexpr int kChunk = 16384;
 
+// The part of a tensor that a block works on, or a partial sum is of. A table has them all in one
+// size.
 struct Chunk {
   int32_t tensor;  // index into Plan::tensors
-  int32_t index;   // its elements are [index * kChunk, (index + 1) * kChunk)
+  int32_t index;   // its elements are [index * size, (index + 1) * size)
 };
 
 // At least one: the step of a tensor without elements counts too.
-SGDR_HOST_DEVICE int64_t num_chunks(const Tensor& tensor) {
-  return tensor.numel <= kChunk ? 1 : (tensor.numel + kChunk - 1) / kChunk;
+SGDR_HOST_DEVICE int64_t num_chunks(const Tensor& tensor, int size = kChunk) {
+  return tensor.numel <= size ? 1 : (tensor.numel + size - 1) / size;
 }
-SGDR_HOST_DEVICE int64_t first_element(const Chunk& chunk) {
-  return static_cast<int64_t>(chunk.index) * kChunk;
+SGDR_HOST_DEVICE int64_t first_element(const Chunk& chunk, int size = kChunk) {
+  return static_cast<int64_t>(chunk.index) * size;
 }
-SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor) {
-  const int64_t rest = tensor.numel - first_element(chunk);
-  return static_cast<int>(rest < kChunk ? rest : kChunk);
+SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor, int size = kChunk) {
+  const int64_t rest = tensor.numel - first_element(chunk, size);
+  return static_cast<int>(rest < size ? rest : size);
+}
+
+// Of the chunks that a GPU updates. Long ones cost little per element, but a GPU works on some 500
+// at a time, and is idle in part when the last of them end: so there are to be several times as
+// many. The shortest has an element or two for each thread.
+constexpr int kShortestUpdate = 1024;
+constexpr int64_t kManyUpdates = 2048;
+
+inline int update_size(int64_t elements) {
+  int size = kChunk;
+  while (size > kShortestUpdate && elements < size * kManyUpdates) size /= 2;
+  return size;
 }
 
 // The tensor is number `index` of the plan's, and its squares, if there are any, were measured.
@@ -122,18 +135,28 @@ void use_instruction_set(const std::string& name);  // throws std::invalid_argum
 
 namespace cuda {
 
+// Chunks in the order of the tensors, and consecutive ones of them.
+struct Table {
+  const Chunk* chunks;
+  int size;  // of each, in elements
+};
+struct Range {
+  int64_t first, count;
+};
+
 // Tensors of one pair of dtypes, consecutive in the plan and no more than a launch's arguments
 // hold.
 struct Launch {
   DtypePair dtypes;
   int32_t first_tensor, num_tensors;
   int32_t first_group, num_groups;
-  int64_t first_chunk, num_chunks;
+  Range sums, updates;  // of Step's tables
 };
 
 struct Step {
-  Plan plan;  // device pointers
-  const Chunk* chunks;
+  Plan plan;      // device pointers, as in the tables
+  Table sums;     // a partial sum each
+  Table updates;  // what a block updates
   uint32_t* ticket;
   const double* numbers;    // host; kMaxHypers per group
   void* const* grads;       // host; one per tensor, null: none

@@ -90,13 +90,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                 average.count.mutable_data_ptr<int64_t>()};
     count_ = average.count;
   }
-  if (on_gpu_ || measures_ || clipping_.norm.defined()) {
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      for (int64_t k = 0; k < num_chunks_of(i); ++k) {
-        chunks_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
-      }
-    }
-  }
+  if (measures_ || clipping_.norm.defined()) chunks_ = chunks_in(kChunk);
   Clipping clips = {};
   clips.is_on = std::isfinite(clipping_.max_value) || clipping_.max_norm >= 0.0;
   clips.max_value = clipping_.max_value;
@@ -120,13 +114,15 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            {step_table_.data(), value_table_.data()},
            displays_.data(),
            static_cast<int32_t>(displays_.size()),
+           static_cast<int32_t>(groups_.size()),
            averages,
            rounding_seed.has_value(),
            rounding_seed.value_or(0),
            clips,
            {chunk_squares_.data(), tensor_squares_.data(), nullptr},
            clock_.mutable_data_ptr<int64_t>(),
-           nullptr};
+           nullptr,
+           {}};
   if (on_gpu_) copy_to_device();
 }
 
@@ -170,7 +166,7 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
     const at::Tensor& display = spec.hypers[k].display;
     if (hyper.source == Source::kSchedule && display.defined()) {
       displays_.push_back({display.mutable_data_ptr<double>(),
-                           static_cast<int32_t>(hyper.first_segment), hyper.num_segments});
+                           static_cast<int32_t>(groups_.size() * kMaxHypers + k)});
       displays_seen_.push_back(display);
       display_versions_.push_back(display._version());
     }
@@ -203,8 +199,18 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
 }
 
 // None of what takes no part.
-int64_t OptimizerPlan::num_chunks_of(size_t tensor) const {
-  return specs_[tensor].active ? num_chunks(tensors_[tensor]) : 0;
+int64_t OptimizerPlan::num_chunks_of(size_t tensor, int size) const {
+  return specs_[tensor].active ? num_chunks(tensors_[tensor], size) : 0;
+}
+
+std::vector<Chunk> OptimizerPlan::chunks_in(int size) const {
+  std::vector<Chunk> chunks;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    for (int64_t k = 0; k < num_chunks_of(i, size); ++k) {
+      chunks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(k)});
+    }
+  }
+  return chunks;
 }
 
 }  // namespace sgdr_fused

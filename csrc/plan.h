@@ -49,7 +49,8 @@ class OptimizerPlan {
   Hyper add_hyper(const HyperSpec& spec, AddedSchedules& added);
   void add_group(const GroupSpec& group, AddedSchedules& added);
   void add_tensor(TensorSpec spec);
-  int64_t num_chunks_of(size_t tensor) const;
+  int64_t num_chunks_of(size_t tensor, int size) const;
+  std::vector<Chunk> chunks_in(int size) const;
   int32_t add_layout(const TensorSpec& spec);
   void copy_to_device();
   bool run_cpu(const std::optional<at::Tensor>& grad_scale,
@@ -89,7 +90,7 @@ class OptimizerPlan {
 
   at::Tensor device_memory_;
   std::vector<cuda::Launch> launches_;
-  const Chunk* device_chunks_ = nullptr;
+  cuda::Table sums_ = {}, updates_ = {};
   uint32_t* ticket_ = nullptr;
 };
 

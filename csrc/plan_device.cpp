@@ -52,10 +52,14 @@ class Packed {
 }  // namespace
 
 void OptimizerPlan::copy_to_device() {
-  int64_t num_chunks = 0;
+  int64_t elements = 0;
+  for (const TensorSpec& spec : specs_) elements += spec.active ? spec.param.numel() : 0;
+  const int size = update_size(elements);
+  const std::vector<Chunk> updates = chunks_in(size);
+  int64_t num_sums = 0, num_updates = 0;
   for (size_t i = 0; i < tensors_.size();) {
-    cuda::Launch launch = {dtypes_[i], static_cast<int32_t>(i), 0, tensors_[i].group, 0, num_chunks,
-                           0};
+    cuda::Launch launch = {dtypes_[i],    static_cast<int32_t>(i), 0, tensors_[i].group, 0,
+                           {num_sums, 0}, {num_updates, 0}};
     for (; i < tensors_.size(); ++i) {
       const DtypePair dtypes = dtypes_[i];
       const int32_t groups = tensors_[i].group - launch.first_group + 1;
@@ -65,9 +69,11 @@ void OptimizerPlan::copy_to_device() {
       }
       launch.num_groups = groups;
       ++launch.num_tensors;
-      launch.num_chunks += num_chunks_of(i);
+      launch.sums.count += num_chunks_of(i, kChunk);
+      launch.updates.count += num_chunks_of(i, size);
     }
-    num_chunks += launch.num_chunks;
+    num_sums += launch.sums.count;
+    num_updates += launch.updates.count;
     launches_.push_back(launch);
   }
 
@@ -76,7 +82,9 @@ void OptimizerPlan::copy_to_device() {
   const size_t layouts = packed.add(layouts_), segments = packed.add(segments_);
   const size_t step_table = packed.add(step_table_), value_table = packed.add(value_table_);
   const size_t displays = packed.add(displays_);
-  const size_t chunk_table = packed.add(chunks_);
+  const size_t sum_table = packed.add(chunks_), update_table = packed.add(updates);
+  const size_t ahead_steps = packed.add(std::vector<int64_t>(2, kNoStep));
+  const size_t ahead_values = packed.add(std::vector<double>(2 * num_hypers(plan_)));
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
   const size_t advances = packed.add(std::vector<Advance>(tensors_.size()));
   const size_t chunk_norms = packed.add(chunk_norms_);
@@ -94,7 +102,10 @@ void OptimizerPlan::copy_to_device() {
   plan_.tables = {reinterpret_cast<const int64_t*>(base + step_table),
                   reinterpret_cast<const double*>(base + value_table)};
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
-  device_chunks_ = reinterpret_cast<const Chunk*>(base + chunk_table);
+  sums_ = {reinterpret_cast<const Chunk*>(base + sum_table), kChunk};
+  updates_ = {reinterpret_cast<const Chunk*>(base + update_table), size};
+  plan_.ahead = {reinterpret_cast<int64_t*>(base + ahead_steps),
+                 reinterpret_cast<double*>(base + ahead_values)};
   plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
   plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
   plan_.measures = {reinterpret_cast<Squares*>(base + chunk_squares),
@@ -118,7 +129,8 @@ bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
     TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
   };
   const cuda::Step step = {plan_,
-                           device_chunks_,
+                           sums_,
+                           updates_,
                            ticket_,
                            numbers_.data(),
                            watched_.grads().data(),

@@ -8,7 +8,9 @@
 namespace sgdr_fused {
 
 SGDR_HOST_DEVICE void prefetch(const void* address) {
-#if defined(__GNUC__)
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#elif defined(__GNUC__)
   __builtin_prefetch(address);
 #endif
 }

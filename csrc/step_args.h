@@ -71,8 +71,17 @@ struct Advance {
 // A scheduled hyperparameter as the user sees it: it holds the value of the next step.
 struct Display {
   double* value;
-  int32_t first_segment;
-  int32_t num_segments;
+  int32_t hyper;  // see hyper_of()
+};
+
+// On a GPU: the values of the scheduled hyperparameters at one even and at one odd step. A step
+// makes those of the next one beside its update, so that no block waits for them. Whoever changes
+// the clock need not know of it: they are of use at their own steps alone, and depend on nothing
+// else.
+constexpr int64_t kNoStep = INT64_MIN;
+struct Ahead {
+  int64_t* steps;  // which two; kNoStep: there are no values yet
+  double* values;  // num_hypers() of the even one, then of the odd one
 };
 
 // The running average of each parameter: of all its values at the steps that count, or exponential.
@@ -118,6 +127,7 @@ struct Plan {
   ScheduleTables tables;
   const Display* displays;
   int32_t num_displays;
+  int32_t num_groups;
   Average average;
   bool rounds_by_lot;  // what is stored in BFloat16
   uint64_t seed;       // of the lots
@@ -125,7 +135,17 @@ struct Plan {
   Measures measures;
   int64_t* clock;     // steps taken
   Advance* advances;  // on a GPU, per tensor: of the step under way
+  Ahead ahead;        // on a GPU
 };
+
+// A plan's hyperparameters by number: the groups', one group after the other, and the averages'
+// weight.
+SGDR_HOST_DEVICE int32_t num_hypers(const Plan& plan) { return plan.num_groups * kMaxHypers + 1; }
+SGDR_HOST_DEVICE const Hyper& hyper_of(const Plan& plan, int32_t number) {
+  const int32_t group = number / kMaxHypers;
+  return group < plan.num_groups ? plan.groups[group].hypers[number % kMaxHypers]
+                                 : plan.average.weight;
+}
 
 SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,
                                     int64_t clock) {
@@ -152,8 +172,7 @@ SGDR_HOST_DEVICE double average_weight(const Average& average, double weight) {
 }
 
 SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clock) {
-  *display.value = schedule_value(plan.segments + display.first_segment, display.num_segments,
-                                  plan.tables, clock);
+  *display.value = hyper_value(plan, hyper_of(plan, display.hyper), 0.0, clock);
 }
 
 // Where the i-th element of a tensor lies in each dimension, the last one running fastest.

@@ -55,7 +55,7 @@ class Mutation:
 MUTATIONS = (
     Mutation("tail: the last element is left out", "(threadIdx.x); i < count;", "(threadIdx.x); i + 1 < count;", DENSE),
     Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
-    Mutation("body: the last vector is left out", "i < body;", "i + kCount < body;", DENSE),
+    Mutation("body: the last vector is left out", "i + kCount <= count;", "i + 2 * kCount <= count;", DENSE),
     Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
     Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE, tests="amp"),
     Mutation(
@@ -81,7 +81,7 @@ MUTATIONS = (
     ),
     Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
-    Mutation("chunk: wrong base", "(chunk.index) * kChunk;", "(chunk.index) * (kChunk - 4);", STEP),
+    Mutation("chunk: wrong base", "(chunk.index) * size;", "(chunk.index) * (size - 4);", STEP),
     Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
     Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]", WORK),
     Mutation(
@@ -90,7 +90,7 @@ MUTATIONS = (
         "kThreads / 2) {\n    int64_t offsets[2 +",
         ELEMENT,
     ),
-    Mutation("barrier: hyperparameters are read too early", "grads);\n  __syncthreads();", "grads);"),
+    Mutation("barrier: hyperparameters are read too early", "index);\n  __syncthreads();", "index);"),
     Mutation(
         "barrier: scalars are read too early",
         "}\n    __syncthreads();\n    if (work.grad",
@@ -112,12 +112,10 @@ MUTATIONS = (
         is_race=True,
         tests="groups",
     ),
-    Mutation(
-        "group: always the first", "plan.groups[tensor.group].hypers", "plan.groups[0].hypers", WORK, tests="groups"
-    ),
+    Mutation("group: always the first", ": group * kMaxHypers + k;", ": k;", WORK, tests="groups"),
     Mutation(
         "group: numbers of another one",
-        "numbers[(tensor.group - header.first_group) *",
+        "numbers[(group - header.first_group) *",
         "numbers[0 *",
         WORK,
         tests="groups",
@@ -126,9 +124,30 @@ MUTATIONS = (
     Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {", tests="groups"),
     Mutation(
         "clock: the rate shown is the last step's",
-        "plan.displays[i], next);",
-        "plan.displays[i], clock);",
+        "(next & 1) * num_hypers",
+        "(clock & 1) * num_hypers",
         tests="groups",
+    ),
+    Mutation(
+        "ahead: whatever step it was made for",
+        "plan.ahead.steps[step & 1] == step;",
+        "plan.ahead.steps[step & 1] != kNoStep;",
+        WORK,
+        tests="schedules_in_steps",
+    ),
+    Mutation(
+        "ahead: only what the first block makes",
+        "blockIdx.x * kAheadPerBlock +",
+        "0 * kAheadPerBlock +",
+        WORK,
+        tests="groups",
+    ),
+    Mutation(
+        "lots: each block's begin anew",
+        "word += static_cast<uint32_t>(work.begin % kCell)",
+        "word += 0",
+        WORK,
+        tests="stochastic_rounding",
     ),
     Mutation("counts: also without a gradient", "if (grads[i] != nullptr) apply(", "if (true) apply(", tests="groups"),
     Mutation(

@@ -29,6 +29,9 @@ from cases import (
     train,
 )
 
+from sgdr_fused import FusedSGD
+from sgdr_fused.schedules import CosineWarmRestarts
+
 STEPS = 12
 TIGHT = 1e-12  # of float64, per step
 
@@ -123,6 +126,22 @@ def test_every_group_has_its_own_options(name: str) -> None:
     for group, oracle in zip(groups, oracles, strict=True):
         for p, expected in zip(group, oracle.params, strict=True):
             assert_within(p, expected, STEPS * TIGHT * (1 + expected.abs()), "parameter")
+
+
+def test_hundreds_of_groups_have_schedules_of_their_own() -> None:
+    """On a GPU several blocks compute the rates of the next step. They are shown, used, and used again after a jump."""
+    params = make_params((3,) * 200, torch.float64)
+    schedules = [CosineWarmRestarts(0.1 + i / 1000, T_0=3 + i % 7, T_mult=2) for i in range(len(params))]
+    opt = FusedSGD([{"params": [p], "lr": s} for p, s in zip(params, schedules, strict=True)])
+    for t in (0, 1, 2, 3, 7, 8, 10, 11):
+        opt.clock.fill_(t)
+        before = [p.detach().cpu().clone() for p in params]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+        for group, schedule, p, old in zip(opt.param_groups, schedules, params, before, strict=True):
+            assert_within(p, old - rate(schedule, t), TIGHT * torch.ones(3), f"{schedule!r}, step {t}")
+            assert group["lr"].item() == pytest.approx(rate(schedule, t + 1), rel=TIGHT)
 
 
 @pytest.mark.parametrize("grouped", ["in_one_group", "in_a_group_each"])

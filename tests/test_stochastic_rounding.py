@@ -70,6 +70,18 @@ def test_the_bits_of_the_reference(view: str) -> None:
             assert bits(param) != bits((old.float() - 2**-9 * param.grad.float()).to(BFLOAT16)) or param.numel() < 99
 
 
+@pytest.mark.skipif(PRETEND, reason="millions of elements; the same sources run on the emulated kernels")
+@pytest.mark.parametrize("elements", [2**22 + 3000, 2**23 + 16389])
+def test_the_bits_of_the_reference_in_a_large_parameter(elements: int) -> None:
+    """On a GPU a block's share grows with the parameters, up to what has a key of its own."""
+    params = [nn.Parameter(values(elements, 0, BFLOAT16).to(DEVICE)), *make_params((5,), BFLOAT16)]
+    opt = sgd(params)
+    seed = opt.state_dict()["param_groups"][0]["rounding_seed"]
+    before = params[0].detach().clone()
+    train(opt, [0])
+    assert bits(params[0]) == bits(expected_sgd(before, params[0].grad, seed, 0, 0))
+
+
 def test_states_are_rounded_by_lots_of_their_own() -> None:
     """Adam's first step: the moments are the gradient and its square, times what the betas leave."""
     params = make_params((40_001,))

@@ -16,13 +16,15 @@ namespace sgdr_fused::cuda {
 struct Header {
   Plan plan;
   const Chunk* chunks;
+  int64_t first_chunk, num_chunks;
+  int32_t chunk_size;  // in elements
   uint32_t* ticket;
   const float* grad_scale;
   const float* found_inf;
-  int64_t first_chunk, num_chunks;
   int32_t first_tensor, num_tensors;
   int32_t first_group, num_groups;
   bool is_last_launch;
+  int32_t num_ahead;  // how many blocks make values of the next step, before those with chunks
 };
 
 // Kernel arguments are limited to 4 KB, and to 32,764 bytes since CUDA 12.1. Most models pass the
@@ -45,11 +47,13 @@ struct Arguments {
 static_assert(sizeof(Arguments<kLarge>) <= 32764 && sizeof(Arguments<kSmall>) <= 4096);
 
 template <int kBytes>
-Arguments<kBytes> arguments_of(const Step& step, const Launch& range, bool is_last_launch) {
+Arguments<kBytes> arguments_of(const Step& step, const Launch& range, const Table& table,
+                               const Range& chunks, bool is_last_launch, int num_ahead) {
   Arguments<kBytes> arguments;
-  arguments.header = {step.plan,         step.chunks,       step.ticket,      step.grad_scale,
-                      step.found_inf,    range.first_chunk, range.num_chunks, range.first_tensor,
-                      range.num_tensors, range.first_group, range.num_groups, is_last_launch};
+  arguments.header = {step.plan,          table.chunks,      chunks.first,      chunks.count,
+                      table.size,         step.ticket,       step.grad_scale,   step.found_inf,
+                      range.first_tensor, range.num_tensors, range.first_group, range.num_groups,
+                      is_last_launch,     num_ahead};
   const int64_t num_numbers = static_cast<int64_t>(range.num_groups) * kMaxHypers;
   memcpy(arguments.payload, step.numbers + range.first_group * kMaxHypers,
          num_numbers * sizeof(double));
@@ -58,16 +62,20 @@ Arguments<kBytes> arguments_of(const Step& step, const Launch& range, bool is_la
   return arguments;
 }
 
-// One block per chunk. kernel_of(std::integral_constant<int, kBytes>{}) is the kernel
-// that takes Arguments<kBytes>; the smallest that hold the range are used.
+// One block for each of the chunks, after those that look ahead; one at least.
+// kernel_of(std::integral_constant<int, kBytes>{}) is the kernel that takes Arguments<kBytes>; the
+// smallest that hold the range are used.
 template <class KernelOf>
-cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_launch,
+cudaError_t launch_range(const Step& step, const Launch& range, const Table& table,
+                         const Range& chunks, bool is_last_launch, int num_ahead,
                          cudaStream_t stream, KernelOf kernel_of) {
   const int64_t words = payload_words(range.num_groups, range.num_tensors);
-  const unsigned blocks = range.num_chunks > 0 ? static_cast<unsigned>(range.num_chunks) : 1u;
+  const int64_t blocks = num_ahead + chunks.count;
   const auto launch_with = [&](auto bytes) {
-    return launch(kernel_of(bytes), blocks, kThreads, stream,
-                  arguments_of<decltype(bytes)::value>(step, range, is_last_launch));
+    return launch(kernel_of(bytes), static_cast<unsigned>(blocks > 0 ? blocks : 1), kThreads,
+                  stream,
+                  arguments_of<decltype(bytes)::value>(step, range, table, chunks, is_last_launch,
+                                                       num_ahead));
   };
   if (words <= Arguments<kSmall>::kWords) return launch_with(std::integral_constant<int, kSmall>{});
 #if CUDART_VERSION >= 12010
@@ -79,9 +87,8 @@ cudaError_t launch_range(const Step& step, const Launch& range, bool is_last_lau
 
 // True in all threads of the block that finishes last of as many as share the ticket, when every
 // other of them has written, and has read what that one is about to advance. Thread 0 need not wait
-// for the others of its block before it takes the ticket, because whatever of this they read, they
-// read before a barrier that thread 0 has passed; what is to be seen by the last block, thread 0
-// writes.
+// for the others of its block before it takes the ticket: whatever of this they read or write, they
+// do before a barrier that thread 0 has passed.
 static __device__ bool is_last_block(uint32_t* ticket, uint32_t blocks) {
   __shared__ bool last;
   if (threadIdx.x == 0) {

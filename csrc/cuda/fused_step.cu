@@ -3,6 +3,7 @@
 
 #include "../clipping.h"
 #include "../fused_step.h"
+#include "../prefetch.h"
 #include "arguments.cuh"
 #include "update_dense.cuh"
 #include "work.cuh"
@@ -32,6 +33,29 @@ __device__ void update_chunk(const typename Algorithm::Scalars& scalars,
   }
 }
 
+// By the upper half of the threads: asks for the operands that come first, 32 bytes each time. They
+// come while others compute the scalars. Were all threads to ask, the compiler would keep more in
+// registers than the update leaves.
+template <class param_t, class state_t>
+__device__ void prefetch_first(const Work& work) {
+  const int thread = static_cast<int>(threadIdx.x) - kThreads / 2;
+  if (work.grad == nullptr || work.tensor.layout >= 0) return;
+  const auto ask_for = [&](const void* memory, size_t size) {
+    const size_t offset = thread * 32;
+    if (offset < work.count * size) prefetch(static_cast<const char*>(memory) + offset);
+  };
+  ask_for(work.memory.param, sizeof(param_t));
+  with_grad_type<param_t>(work.tensor.grad_dtype,
+                          [&](auto grad) { ask_for(work.memory.grad, sizeof(grad)); });
+#pragma unroll 1
+  for (int k = 0; k < work.tensor.num_states; ++k) ask_for(work.memory.states[k], sizeof(state_t));
+  // Not memory.average, which another thread may be writing to.
+  if (work.average_weight != 0.0 && work.tensor.average != nullptr) {
+    ask_for(static_cast<opmath_t<param_t>*>(work.tensor.average) + work.begin,
+            sizeof(opmath_t<param_t>));
+  }
+}
+
 // What the update of a dense chunk has not done on its way.
 template <class param_t>
 __device__ void average_chunk(const Work& work, const Header& header) {
@@ -44,7 +68,7 @@ __device__ void average_chunk(const Work& work, const Header& header) {
 }
 
 template <class Algorithm, class param_t, class state_t, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<param_t>)
     fused_step_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
   __shared__ GradFactors<opmath_t<param_t>> factors;
@@ -57,19 +81,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (skips(plan.clipping, header.found_inf)) return;
   if (threadIdx.x == 0) clock = *plan.clock;
 
-  if (threadIdx.x <= kMaxHypers) find_work(work, header, arguments.numbers(), grads);
+  const int64_t index = static_cast<int64_t>(blockIdx.x) - header.num_ahead;
+  find_work<Algorithm, param_t, state_t>(work, header, arguments.numbers(), grads, index);
   __syncthreads();
-  if (blockIdx.x < header.num_chunks) {
-    if (threadIdx.x == 0) {
-      const double* constants = plan.groups[work.tensor.group].constants;
-      scalars = Algorithm::scalars(work.hypers, constants,
-                                   known_of<Algorithm>(plan, work.tensor, work.chunk.tensor));
+  if (index >= 0 && index < header.num_chunks) {
+    if (threadIdx.x >= kThreads / 2) prefetch_first<param_t, state_t>(work);
+    if (threadIdx.x == 0) scalars = Algorithm::scalars(work.hypers, work.constants, work.known);
+    if (threadIdx.x == kWarp) {
       factors = grad_factors<opmath_t<param_t>>(header);
-      find_memory<param_t, state_t>(work, plan, clock);
-      if (work.chunk.index == 0) {
-        plan.advances[work.chunk.tensor] =
-            advance_of<Algorithm>(work.tensor, work.hypers, constants);
-      }
+      finish_memory(work, plan, clock);
+    }
+    if (threadIdx.x == 2 * kWarp && work.chunk.index == 0) {
+      plan.advances[work.chunk.tensor] =
+          advance_of<Algorithm>(work.tensor, work.hypers, work.constants);
     }
     __syncthreads();
     if (work.grad != nullptr)
@@ -85,10 +109,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (header.is_last_launch) {
     const int64_t next = clock + 1;
     for (int i = threadIdx.x; i < plan.num_displays; i += kThreads) {
-      show(plan, plan.displays[i], next);
+      const Display& display = plan.displays[i];
+      *display.value = plan.ahead.values[(next & 1) * num_hypers(plan) + display.hyper];
     }
     if (threadIdx.x == 0) {
       *plan.clock = next;
+      plan.ahead.steps[next & 1] = next;
       if (work.average_weight != 0.0) ++*plan.average.count;
     }
   }
@@ -114,10 +140,13 @@ bool large_arguments() {
 
 template <class Algorithm>
 cudaError_t launch_any(const Step& step, const Launch& range, bool last, cudaStream_t stream) {
+  const int ahead = last ? (num_hypers(step.plan) + kAheadPerBlock - 1) / kAheadPerBlock : 0;
   return with_storage_types(range.dtypes, [&](auto param, auto state) {
-    return launch_range(step, range, last, stream, [](auto bytes) {
-      return fused_step_kernel<Algorithm, decltype(param), decltype(state), decltype(bytes)::value>;
-    });
+    return launch_range(step, range, step.updates, range.updates, last, ahead, stream,
+                        [](auto bytes) {
+                          return fused_step_kernel<Algorithm, decltype(param), decltype(state),
+                                                   decltype(bytes)::value>;
+                        });
   });
 }
 

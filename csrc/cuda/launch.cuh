@@ -6,6 +6,7 @@
 namespace sgdr_fused::cuda {
 
 constexpr int kThreads = 256;  // per block, of every kernel
+constexpr int kWarp = 32;
 
 // The runtime's function instead of <<<>>>, so that a host compiler reads these sources too
 // (tests/emulation).

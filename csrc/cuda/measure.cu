@@ -26,7 +26,7 @@ __device__ bool add_squares(double* lanes, const Square<opmath_t<grad_t>>& squar
   int nonfinite = 0;
   int row = 0;
   if (layout == nullptr && reinterpret_cast<uintptr_t>(grads + begin) % kVectorBytes == 0) {
-#pragma unroll 1
+#pragma unroll 2
     for (; row + kLanes <= count; row += kLanes) {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
@@ -101,11 +101,19 @@ __global__ void __launch_bounds__(kThreads, 4)
 
   if (!header.is_last_launch || !is_last_block(header.ticket, gridDim.x)) return;
   int nonfinite = 0;
-  for (int i = threadIdx.x; i < kLanes; i += kThreads) lanes[i] = 0.0;
-  for (int64_t i = threadIdx.x; i < clipping.num_chunks; i += kThreads) {
-    lanes[i % kLanes] += clipping.chunks[i].squares;
-    nonfinite |= clipping.chunks[i].nonfinite;
+  double sums[kLanes / kThreads] = {};
+#pragma unroll 1
+  for (int64_t first = threadIdx.x; first < clipping.num_chunks; first += kLanes) {
+#pragma unroll
+    for (int k = 0; k < kLanes / kThreads; ++k) {  // side by side: none waits for another
+      const int64_t i = first + k * kThreads;
+      const ChunkNorm chunk = i < clipping.num_chunks ? clipping.chunks[i] : ChunkNorm{};
+      sums[k] += chunk.squares;
+      nonfinite |= chunk.nonfinite;
+    }
   }
+#pragma unroll
+  for (int k = 0; k < kLanes / kThreads; ++k) lanes[threadIdx.x + k * kThreads] = sums[k];
   nonfinite = __syncthreads_or(nonfinite);
   const double squares = add_up(lanes, kLanes);
   if (threadIdx.x == 0) finish_measure(clipping, squares, nonfinite != 0, header.found_inf);
@@ -117,9 +125,10 @@ int measure(const Step& step, const std::vector<Launch>& launches, void* stream)
   for (size_t i = 0; i < launches.size(); ++i) {
     const bool last = i + 1 == launches.size();
     const cudaError_t error = with_storage_types(launches[i].dtypes, [&](auto param, auto) {
-      return launch_range(
-          step, launches[i], last, static_cast<cudaStream_t>(stream),
-          [](auto bytes) { return measure_kernel<decltype(param), decltype(bytes)::value>; });
+      return launch_range(step, launches[i], step.sums, launches[i].sums, last, 0,
+                          static_cast<cudaStream_t>(stream), [](auto bytes) {
+                            return measure_kernel<decltype(param), decltype(bytes)::value>;
+                          });
     });
     if (error != cudaSuccess) return error;
   }

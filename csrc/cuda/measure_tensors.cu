@@ -54,7 +54,7 @@ __device__ Squares add_chunks(const Squares* chunks, int64_t count, SquareLanes&
 
 // Each block measures a chunk, and the one that is last of a tensor adds up that tensor's.
 template <class Algorithm, class param_t, class state_t, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<param_t>)
     measure_tensors_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
   __shared__ GradFactors<opmath_t<param_t>> factors;
@@ -65,16 +65,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   const Plan& plan = header.plan;
 
   if (skips(plan.clipping, header.found_inf) || blockIdx.x >= header.num_chunks) return;
-  if (threadIdx.x <= kMaxHypers) find_work(work, header, arguments.numbers(), arguments.grads());
+  find_work<Algorithm, param_t, state_t>(work, header, arguments.numbers(), arguments.grads(),
+                                         blockIdx.x);
   __syncthreads();
   if (threadIdx.x == 0) {
-    const double* constants = plan.groups[work.tensor.group].constants;
-    measured = work.grad != nullptr && Algorithm::measures(constants);
+    measured = work.grad != nullptr && Algorithm::measures(work.constants);
     if (measured) {
-      scalars = Algorithm::scalars(work.hypers, constants,
-                                   known_of<Algorithm>(plan, work.tensor, work.chunk.tensor));
+      scalars = Algorithm::scalars(work.hypers, work.constants, work.known);
       factors = grad_factors<opmath_t<param_t>>(header);
-      find_memory<param_t, state_t>(work, plan, *plan.clock);
     }
   }
   __syncthreads();
@@ -98,7 +96,7 @@ cudaError_t launch_any(const Step& step, const Launch& range, cudaStream_t strea
       using param_t = decltype(param);
       // States that are not looked at make no kernel of their own.
       using state_t = std::conditional_t<Algorithm::kMeasuredStates == 0, param_t, decltype(state)>;
-      return launch_range(step, range, false, stream, [](auto bytes) {
+      return launch_range(step, range, step.sums, range.sums, false, 0, stream, [](auto bytes) {
         return measure_tensors_kernel<Algorithm, param_t, state_t, decltype(bytes)::value>;
       });
     });

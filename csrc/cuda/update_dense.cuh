@@ -33,20 +33,20 @@ __device__ void average_part(const volatile ChunkMemory& chunk, Params& p, Remai
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_dense(const Rule& rule, GradChanges changes,
                              const volatile GradFactors<opmath_t<param_t>>& factors,
-                             const volatile ChunkMemory& chunk, int count) {
+                             const volatile ChunkMemory& chunk, const volatile int& count) {
   using T = opmath_t<param_t>;
   constexpr int kParamCount = Vector<param_t>::kCount, kStateCount = Vector<state_t>::kCount;
   constexpr int kCount = kParamCount > kStateCount ? kParamCount : kStateCount;
   constexpr int kPart = kParamCount < kStateCount ? kParamCount : kStateCount;
   // Only what has 16 bits has a remainder.
   constexpr bool kMayHaveRemainder = sizeof(param_t) == sizeof(int16_t);
-  const int body = chunk.aligned ? count / kCount * kCount : 0;
 
   // Not unrolled: half of the multiprocessor's threads hide the latency, if they have the
   // registers.
 #pragma unroll 1
-  for (int i = threadIdx.x * kCount; i < body; i += kThreads * kCount) {
+  for (int i = threadIdx.x * kCount; chunk.aligned && i + kCount <= count; i += kThreads * kCount) {
     const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
+    const bool by_lot = chunk.rounds_by_lot;
     Share<param_t, kCount> p;
     GradShare<param_t, kCount> g;
     Share<int16_t, kMayHaveRemainder ? kCount : 1> r;
@@ -67,7 +67,7 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
         state_t* states[kMaxStates] = {};
 #pragma unroll
         for (int k = 0; k < kStates; ++k) states[k] = &s[k].at(part, j);
-        update_element<kStates>(rule, changes, factors, chunk, i + part + j, p.at(part, j),
+        update_element<kStates>(rule, changes, factors, chunk, by_lot, i + part + j, p.at(part, j),
                                 has_remainder, r.at(part, j), g.at(part, j), states);
       }
 #pragma unroll
@@ -85,6 +85,7 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
     if (has_remainder) r.store(chunk.remainder, i);
   }
 
+  const int body = chunk.aligned ? count / kCount * kCount : 0;
 #pragma unroll 1
   for (int i = body + static_cast<int>(threadIdx.x); i < count; i += kThreads) {
     state_t* states[kMaxStates] = {};
@@ -94,8 +95,8 @@ __device__ void update_dense(const Rule& rule, GradChanges changes,
     const bool has_remainder = kMayHaveRemainder && chunk.remainder != nullptr;
     int16_t remainder = has_remainder ? chunk.remainder[i] : int16_t{0};
     param_t g = read_grad<param_t>(chunk.grad, chunk.grad_dtype, i);
-    update_element<kStates>(rule, changes, factors, chunk, i, p, has_remainder, remainder, g,
-                            states);
+    update_element<kStates>(rule, changes, factors, chunk, chunk.rounds_by_lot, i, p, has_remainder,
+                            remainder, g, states);
     if (changes.unscales) write_grad(chunk.grad, chunk.grad_dtype, i, g);
     if (has_remainder) chunk.remainder[i] = remainder;
     if (chunk.average != nullptr) {

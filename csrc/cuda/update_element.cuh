@@ -35,14 +35,16 @@ struct ChunkMemory {
   bool aligned;  // all of the above, to 128 bits
 };
 
-// `operand`: 0 is the parameter, 1 the first state.
+// `operand`: 0 is the parameter, 1 the first state. `by_lot` is chunk.rounds_by_lot, read once for
+// many.
 template <class T, class scalar_t>
-SGDR_HOST_DEVICE void store_rounded(scalar_t& to, T x, const volatile ChunkMemory&, int, int) {
+SGDR_HOST_DEVICE void store_rounded(scalar_t& to, T x, const volatile ChunkMemory&, bool, int,
+                                    int) {
   store(to, x);
 }
 SGDR_HOST_DEVICE void store_rounded(BFloat16& to, float x, const volatile ChunkMemory& chunk,
-                                    int operand, int element) {
-  if (chunk.rounds_by_lot) {
+                                    bool by_lot, int operand, int element) {
+  if (by_lot) {
     store_by_lot(to, x, lot_bits(chunk.key.words[operand], element));
   } else {
     store(to, x);
@@ -69,9 +71,9 @@ SGDR_HOST_DEVICE T clip_element(T g, GradChanges changes, const volatile GradFac
 template <int kStates, class Rule, class param_t, class state_t>
 SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
                                      const volatile GradFactors<opmath_t<param_t>>& factors,
-                                     const volatile ChunkMemory& chunk, int element, param_t& param,
-                                     bool has_remainder, int16_t& remainder, param_t& grad,
-                                     state_t* const* states) {
+                                     const volatile ChunkMemory& chunk, bool by_lot, int element,
+                                     param_t& param, bool has_remainder, int16_t& remainder,
+                                     param_t& grad, state_t* const* states) {
   using T = opmath_t<param_t>;
   T p = load_param(param, has_remainder, remainder), g = load(grad);
   if (changes.unscales) {
@@ -86,9 +88,9 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
   if constexpr (sizeof(param_t) == sizeof(int16_t)) {
     if (has_remainder) split(param, remainder, p);
   }
-  if (!has_remainder) store_rounded(param, p, chunk, 0, element);
+  if (!has_remainder) store_rounded(param, p, chunk, by_lot, 0, element);
 #pragma unroll
-  for (int k = 0; k < kStates; ++k) store_rounded(*states[k], s[k], chunk, 1 + k, element);
+  for (int k = 0; k < kStates; ++k) store_rounded(*states[k], s[k], chunk, by_lot, 1 + k, element);
 }
 
 // Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
@@ -112,7 +114,7 @@ __device__ void update_strided(const Rule& rule, GradChanges changes,
     if (has_remainder) offsets_of<kRemainder>(layout, start, i, at);
     int16_t remainder = has_remainder ? tensor.remainder[at[0]] : int16_t{0};
     param_t g = read_grad<param_t>(grad, tensor.grad_dtype, offsets[1]);
-    update_element<kStates>(rule, changes, factors, chunk, i,
+    update_element<kStates>(rule, changes, factors, chunk, chunk.rounds_by_lot, i,
                             static_cast<param_t*>(tensor.param)[offsets[0]], has_remainder,
                             remainder, g, states);
     if (changes.unscales) write_grad(grad, tensor.grad_dtype, offsets[1], g);

@@ -1,4 +1,5 @@
-// 128 bits of global memory at a time.
+// 128 bits of global memory at a time, which are not read again soon: the caches need not keep
+// them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -31,11 +32,11 @@ struct Share {
 
   __device__ void load(void* memory, int element) {
     *reinterpret_cast<int4*>(vector.elements) =
-        *reinterpret_cast<const int4*>(global<scalar_t>(memory) + element);
+        __ldcs(reinterpret_cast<const int4*>(global<scalar_t>(memory) + element));
   }
   __device__ void store(void* memory, int element) const {
-    *reinterpret_cast<int4*>(global<scalar_t>(memory) + element) =
-        *reinterpret_cast<const int4*>(vector.elements);
+    __stcs(reinterpret_cast<int4*>(global<scalar_t>(memory) + element),
+           *reinterpret_cast<const int4*>(vector.elements));
   }
   __device__ void load_whole(void* memory, int element) {
     if constexpr (kWhole) load(memory, element);

@@ -10,21 +10,24 @@
 namespace sgdr_fused::cuda {
 
 // At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
-// registers each; three have 80. A number in double takes two, and with two states or more there
-// are too many of them.
-template <class Algorithm, class param_t>
-constexpr int kBlocksPerMultiprocessor =
-    sizeof(opmath_t<param_t>) * Algorithm::kMaxStates >= 16 ? 3 : 4;
+// registers each; three have 80, for a number in double takes two.
+template <class param_t>
+constexpr int kBlocksPerMultiprocessor = sizeof(opmath_t<param_t>) == sizeof(double) ? 3 : 4;
 
 // The elements of a chunk draw lots with one key.
-static_assert(kChunk == kCell);
+static_assert(kCell % kChunk == 0 && kChunk % kShortestUpdate == 0);
+
+// How many values a block that looks ahead makes.
+constexpr int kAheadPerBlock = kThreads - kWarp - (kMaxHypers + 1);
 
 // What a block works on. In shared memory, because registers are scarce.
 struct Work {
   Chunk chunk;
   Tensor tensor;
+  Known known;
   void* grad;
   double hypers[kMaxHypers];
+  double constants[kMaxConstants];
   double average_weight;
   ChunkMemory memory;
   int64_t begin;  // first element of the chunk
@@ -32,56 +35,28 @@ struct Work {
   int64_t start[kMaxDims];  // its coordinates, where there is a layout
 };
 
-// Called by one thread per hyperparameter, which takes care of that one, and one for the averages'
-// weight: so they go side by side, and the schedules' long code stands in the kernel once. A block
-// without a chunk, which a launch without any has, needs the weight alone.
-inline __device__ void find_work(Work& work, const Header& header, const double* numbers,
-                                 void* const* grads) {
-  const Plan& plan = header.plan;
-  const bool has_chunk = blockIdx.x < header.num_chunks;
-  const Chunk chunk = has_chunk ? header.chunks[header.first_chunk + blockIdx.x] : Chunk{};
-  const Tensor& tensor = plan.tensors[chunk.tensor];
-  const int k = threadIdx.x;
-  const bool is_hyper = k < kMaxHypers;
-  if (is_hyper && !has_chunk) return;
-  const double number = is_hyper ? numbers[(tensor.group - header.first_group) * kMaxHypers + k]
-                                 : plan.average.number;
-  const Hyper& hyper = is_hyper ? plan.groups[tensor.group].hypers[k] : plan.average.weight;
-  const double value = hyper_value(plan, hyper, number, *plan.clock);
-  if (!is_hyper) {
-    work.average_weight = average_weight(plan.average, value);
-    return;
-  }
-  work.hypers[k] = value;
-  if (k == 0) {
-    work.chunk = chunk;
-    work.tensor = tensor;
-    work.grad = grads[chunk.tensor - header.first_tensor];
-    work.begin = first_element(chunk);
-    work.count = num_elements(chunk, tensor);
-    if (tensor.layout >= 0) {
-      coordinates_of(plan.layouts[tensor.layout], work.begin, work.start);
-    }
-  }
-}
-
-// By one thread. A tensor without an operand has a null for it.
+// A tensor without an operand has a null for it.
 template <class scalar_t>
 __device__ void* from_element(void* memory, int64_t element) {
   return memory == nullptr ? nullptr : static_cast<scalar_t*>(memory) + element;
 }
 
+// By one thread: the chunk's elements and their memory.
 template <class param_t, class state_t>
-__device__ void find_memory(Work& work, const Plan& plan, int64_t clock) {
-  const Tensor& tensor = work.tensor;
+__device__ void find_memory(Work& work, const Header& header, const Chunk& chunk, void* grad) {
+  const Plan& plan = header.plan;
+  work.chunk = chunk;
+  const Tensor tensor = work.tensor = plan.tensors[chunk.tensor];
+  const int64_t begin = work.begin = first_element(chunk, header.chunk_size);
+  work.grad = grad;
+  work.count = num_elements(chunk, tensor, header.chunk_size);
+  if (tensor.layout >= 0) coordinates_of(plan.layouts[tensor.layout], begin, work.start);
+
   ChunkMemory& memory = work.memory;
-  const int64_t begin = work.begin;
   memory.param = from_element<param_t>(tensor.param, begin);
-  memory.grad = grad_from_element<param_t>(work.grad, tensor.grad_dtype, begin);
+  memory.grad = grad_from_element<param_t>(grad, tensor.grad_dtype, begin);
   memory.grad_dtype = tensor.grad_dtype;
-  memory.average =
-      work.average_weight == 0.0 ? nullptr : from_element<opmath_t<param_t>>(tensor.average, begin);
-  memory.average_weight = work.average_weight;
+  memory.average = from_element<opmath_t<param_t>>(tensor.average, begin);
   memory.remainder = static_cast<int16_t*>(from_element<int16_t>(tensor.remainder, begin));
   uintptr_t all =
       reinterpret_cast<uintptr_t>(memory.param) | reinterpret_cast<uintptr_t>(memory.grad) |
@@ -92,9 +67,77 @@ __device__ void find_memory(Work& work, const Plan& plan, int64_t clock) {
     all |= reinterpret_cast<uintptr_t>(memory.states[k]);
   }
   memory.aligned = all % kVectorBytes == 0;
+}
+
+// By the threads from the second warp on, one value each, so that the schedules' long code stands
+// in the kernel once: this step's of the chunk's group; this step's weight of the averages; and, by
+// the blocks that look ahead, those that are scheduled, of the next step.
+inline __device__ void find_hypers(Work& work, const Header& header, const double* numbers,
+                                   int32_t group) {
+  const Plan& plan = header.plan;
+  const int k = static_cast<int>(threadIdx.x) - kWarp;
+  const bool is_weight = k == kMaxHypers, is_next = k > kMaxHypers;
+  const bool looks_ahead = blockIdx.x < header.num_ahead;
+  if (k < 0 || (looks_ahead ? k < kMaxHypers : is_next)) return;
+  const int32_t weight = num_hypers(plan) - 1;
+  const int32_t number = is_weight ? weight
+                         : is_next ? blockIdx.x * kAheadPerBlock + k - kMaxHypers - 1
+                                   : group * kMaxHypers + k;
+  if (number > weight) return;
+  const Hyper& hyper = hyper_of(plan, number);
+  const bool is_scheduled = hyper.source == Source::kSchedule;
+  if (is_next && !is_scheduled) return;
+  const int64_t step = *plan.clock + is_next;
+  double* ahead = plan.ahead.values + (step & 1) * (weight + 1) + number;
+  double value = *ahead;  // before it is known whether it is of use, for that takes as long
+  const bool is_made = plan.ahead.steps[step & 1] == step;
+  if (is_next || !is_scheduled || !is_made) {
+    value = is_weight ? plan.average.number
+            : is_next ? 0.0
+                      : numbers[(group - header.first_group) * kMaxHypers + k];
+    value = hyper_value(plan, hyper, value, step);
+  }
+  if (is_next) {
+    *ahead = value;
+  } else if (is_weight) {
+    work.average_weight = average_weight(plan.average, value);
+  } else {
+    work.hypers[k] = value;
+  }
+}
+
+// By all threads of a block, each warp on its own, for the loads of one do not wait for those of
+// another. `index` is the chunk's, of the launch's; of a block without one it is none of these.
+template <class Algorithm, class param_t, class state_t>
+__device__ void find_work(Work& work, const Header& header, const double* numbers,
+                          void* const* grads, int64_t index) {
+  const Plan& plan = header.plan;
+  const bool has_chunk = index >= 0 && index < header.num_chunks;
+  const Chunk chunk = has_chunk ? header.chunks[header.first_chunk + index] : Chunk{};
+  const Tensor& tensor = plan.tensors[chunk.tensor];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  if (has_chunk && threadIdx.x == 0) {
+    find_memory<param_t, state_t>(work, header, chunk, grads[chunk.tensor - header.first_tensor]);
+  }
+  if (has_chunk && warp == 2 && lane == 0) {
+    work.known = known_of<Algorithm>(plan, tensor, chunk.tensor);
+  }
+  if (has_chunk && warp == 3 && lane < kMaxConstants) {
+    work.constants[lane] = plan.groups[tensor.group].constants[lane];
+  }
+  if (has_chunk || header.num_ahead > 0) find_hypers(work, header, numbers, tensor.group);
+}
+
+// By one thread, of the work that was found: what the update has to know beside its operands.
+inline __device__ void finish_memory(Work& work, const Plan& plan, int64_t clock) {
+  ChunkMemory& memory = work.memory;
+  if (work.average_weight == 0.0) memory.average = nullptr;
+  memory.average_weight = work.average_weight;
   memory.rounds_by_lot = plan.rounds_by_lot;
   if (plan.rounds_by_lot) {
-    memory.key = lot_key({plan.seed, clock, tensor.index}, work.chunk.index);
+    memory.key = lot_key({plan.seed, clock, work.tensor.index}, work.begin / kCell);
+#pragma unroll
+    for (uint32_t& word : memory.key.words) word += static_cast<uint32_t>(work.begin % kCell);
   }
 }
 

@@ -33,6 +33,15 @@ struct alignas(16) int4 {
 #define __builtin_assume(condition)
 #endif
 inline bool __isGlobal(const void*) { return true; }
+// Accesses that tell the caches what to expect.
+template <class T>
+T __ldcs(const T* address) {
+  return *address;
+}
+template <class T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
 
 #define threadIdx (emulator::thread_index())
 #define blockIdx (emulator::block_index())
