@@ -46,23 +46,33 @@ SGDR_HOST_DEVICE bool skips(const Clipping& clipping, const float* found_inf) {
          (clipping.skipped != nullptr && *clipping.nonfinite);
 }
 
+// 1 / x where that is exact, as for every power of 2 but the outermost: then multiplying by it
+// gives the bits of the division, and takes a fraction of the time. Else 0.
+SGDR_HOST_DEVICE float exact_inverse(float x) {
+  const uint32_t bits = bits_of(x), exponent = bits >> 23 & 0xffu;
+  return (bits & 0x7fffffu) == 0 && exponent > 0 && exponent < 254 ? 1.0f / x : 0.0f;
+}
+
 // What a gradient adds to the sum.
 template <class T>
 struct Square {
-  bool unscales;
-  T scale, max_value;
+  T scale, inverse, max_value;
 
   SGDR_HOST_DEVICE Square(const float* grad_scale, const Clipping& clipping)
-      : unscales(grad_scale != nullptr),
-        scale(unscales ? static_cast<T>(*grad_scale) : T(1)),
+      : scale(grad_scale == nullptr ? T(1) : static_cast<T>(*grad_scale)),
+        inverse(grad_scale == nullptr ? T(1) : static_cast<T>(exact_inverse(*grad_scale))),
         max_value(static_cast<T>(clipping.max_value)) {}
+
+  SGDR_HOST_DEVICE T unscaled(T grad) const {
+    return inverse != T(0) ? grad * inverse : grad / scale;
+  }
 
   // In double: the square of a float neither overflows nor underflows.
   SGDR_HOST_DEVICE double operator()(T grad, int& nonfinite) const {
-    const T unscaled = unscales ? grad / scale : grad;
-    nonfinite |= !(unscaled - unscaled == T(0));
-    const double value = clamped(unscaled, max_value);
-    return value * value;
+    const T value = unscaled(grad);
+    nonfinite |= !(value - value == T(0));
+    const double clipped = clamped(value, max_value);
+    return clipped * clipped;
   }
 };
 

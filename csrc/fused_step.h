@@ -55,11 +55,11 @@ SGDR_HOST_DEVICE int num_elements(const Chunk& chunk, const Tensor& tensor, int 
   return static_cast<int>(rest < size ? rest : size);
 }
 
-// Of the chunks that a GPU updates. Long ones cost little per element, but a GPU works on some 500
-// at a time, and is idle in part when the last of them end: so there are to be several times as
-// many. The shortest has an element or two for each thread.
+// Of the chunks that a GPU updates. Long ones cost less per element, but a GPU works on some 500 at
+// a time, and is idle in part when the last of them end: so there are to be twice as many, or more.
+// The shortest has a vector for each thread. docs/gpu.md has the measurements.
 constexpr int kShortestUpdate = 1024;
-constexpr int64_t kManyUpdates = 2048;
+constexpr int64_t kManyUpdates = 1024;
 
 inline int update_size(int64_t elements) {
   int size = kChunk;

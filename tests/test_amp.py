@@ -27,6 +27,8 @@ from cases import (
     train,
 )
 
+from sgdr_fused import FusedSGD
+
 SIZES = (5, 33)
 OVERFLOWS = (0, 1, 4, 6)  # the very first step among them
 STEPS = 10
@@ -152,6 +154,26 @@ def test_unscaling_divides_by_a_scale_that_is_no_power_of_two() -> None:
     opt.grad_scale, opt.found_inf = torch.tensor(3.0, device=DEVICE), torch.tensor(0.0, device=DEVICE)
     opt.step()
     assert_within(p.grad, gradient(p, 0).cpu(), torch.full(p.shape, 1e-15), "gradient")
+
+
+SCALES = (1.0, 3.0, 65536.0, -8.0, 1e-3, 2.0**-20, 2.0**126, 2.0**127, 2.0**-126, 2.0**-149)
+EXTREMES = (0.0, -0.0, 2.0**-149, 2.0**-126, -(2.0**-127), 3.0, 2.0**127, -float(torch.finfo(torch.float32).max))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
+def test_unscaling_gives_the_bits_of_a_division(dtype: torch.dtype, scale: float) -> None:
+    """Also where it is a multiplication, and near both ends of what a float holds; in the norm's pass too."""
+    opt = FusedSGD(make_params((3 * 2048 + 100, 16384 + 7), dtype), lr=0.0, max_grad_norm=1.0)
+    opt.grad_scale = torch.tensor(scale, device=DEVICE)
+    for p in params_of(opt):
+        p.grad = gradient(p, 0)
+        p.grad[: len(EXTREMES)] = torch.tensor(EXTREMES, dtype=dtype)
+    expected = [p.grad.cpu() / torch.tensor(scale) for p in params_of(opt)]
+    opt.step()
+    assert [bits(p.grad.cpu()) for p in params_of(opt)] == [bits(g) for g in expected]
+    norm = torch.cat([g.double() for g in expected]).norm().item()
+    assert opt.grad_norm.item() == pytest.approx(norm, rel=1e-12)
 
 
 def test_strided_gradients_are_unscaled_in_place() -> None:

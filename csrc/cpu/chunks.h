@@ -15,9 +15,11 @@ namespace sgdr_fused::cpu {
 static_assert(kChunk % kLanes == 0 && kLanes % kBlock == 0);
 
 struct HalvesLoop {
-  SGDR_HOST_DEVICE static void run(double* lanes, int64_t half) {
+  SGDR_HOST_DEVICE static void run(double* lanes, int64_t size) {
+    for (int64_t half = size / 2; half > 0; half /= 2) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+      for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+    }
   }
 };
 
@@ -28,7 +30,7 @@ class Lanes {
   explicit Lanes(int64_t count) : size_(num_lanes(kMost, count)) { std::fill_n(sums_, size_, 0.0); }
   double* of(int64_t summand) { return sums_ + summand % kMost; }
   double total() {
-    for (int64_t half = size_ / 2; half > 0; half /= 2) run<HalvesLoop>(sums_, half);
+    run<HalvesLoop>(sums_, size_);
     return sums_[0];
   }
 

@@ -24,6 +24,14 @@ struct DivideLoop {
 };
 
 template <class T>
+struct MultiplyLoop {
+  SGDR_HOST_DEVICE static void run(T* to, const T* from, T factor, int64_t count) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i] * factor;
+  }
+};
+
+template <class T>
 struct ClipLoop {
   SGDR_HOST_DEVICE static void run(T* to, const T* from, T max_value, T coefficient,
                                    int64_t count) {
@@ -35,6 +43,8 @@ struct ClipLoop {
 // Divided by a GradScaler's scale; `to` may be `from`.
 template <class T>
 void unscale(T* to, const T* from, const float* grad_scale, int64_t count) {
+  const float inverse = exact_inverse(*grad_scale);
+  if (inverse != 0.0f) return run<MultiplyLoop<T>>(to, from, static_cast<T>(inverse), count);
   run<DivideLoop<T>>(to, from, static_cast<T>(*grad_scale), count);
 }
 

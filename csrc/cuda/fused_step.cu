@@ -85,7 +85,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<param_t>)
   find_work<Algorithm, param_t, state_t>(work, header, arguments.numbers(), grads, index);
   __syncthreads();
   if (index >= 0 && index < header.num_chunks) {
-    if (threadIdx.x >= kThreads / 2) prefetch_first<param_t, state_t>(work);
+    // Of no use where a block has much to do.
+    if (threadIdx.x >= kThreads / 2 && header.chunk_size < kChunk) {
+      prefetch_first<param_t, state_t>(work);
+    }
     if (threadIdx.x == 0) scalars = Algorithm::scalars(work.hypers, work.constants, work.known);
     if (threadIdx.x == kWarp) {
       factors = grad_factors<opmath_t<param_t>>(header);

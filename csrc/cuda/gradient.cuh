@@ -72,8 +72,8 @@ struct GradShare {
         share.load(memory, element);
       } else {
         Narrow<grad_t> narrow;
-        *reinterpret_cast<int2*>(narrow.elements) =
-            __ldcs(reinterpret_cast<const int2*>(global<grad_t>(memory) + element));
+        load_bits<kWhole>(reinterpret_cast<int2*>(narrow.elements),
+                          global<grad_t>(memory) + element);
 #pragma unroll
         for (int j = 0; j < Vector<param_t>::kCount; ++j) {
           share.vector.elements[j] = sgdr_fused::load(narrow.elements[j]);
@@ -92,8 +92,8 @@ struct GradShare {
         for (int j = 0; j < Vector<param_t>::kCount; ++j) {
           sgdr_fused::store(narrow.elements[j], share.vector.elements[j]);
         }
-        __stcs(reinterpret_cast<int2*>(global<grad_t>(memory) + element),
-               *reinterpret_cast<const int2*>(narrow.elements));
+        store_bits<kWhole>(global<grad_t>(memory) + element,
+                           reinterpret_cast<const int2*>(narrow.elements));
       }
     });
   }

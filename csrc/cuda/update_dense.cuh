@@ -17,7 +17,7 @@ __device__ void average_part(const volatile ChunkMemory& chunk, Params& p, Remai
   const AverageRule<T> rule(chunk.average_weight);
 #pragma unroll
   for (int first = 0; first < kPart; first += kCount) {
-    Share<T, kCount> a;
+    Share<T, kCount, kPart == kCount> a;
     a.load(chunk.average, element + first);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {

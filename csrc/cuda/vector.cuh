@@ -1,5 +1,4 @@
-// 128 bits of global memory at a time, which are not read again soon: the caches need not keep
-// them.
+// 128 bits of global memory at a time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,21 +21,42 @@ __device__ scalar_t* global(void* pointer) {
   return static_cast<scalar_t*>(pointer);
 }
 
+// An int4 or int2 from global memory or to it. kOnce: no thread comes back to what lies around it,
+// so that the caches need not keep it.
+template <bool kOnce, class Bits>
+__device__ void load_bits(Bits* to, const void* memory) {
+  const Bits* from = static_cast<const Bits*>(memory);
+  if constexpr (kOnce) {
+    *to = __ldcs(from);
+  } else {
+    *to = *from;
+  }
+}
+template <bool kOnce, class Bits>
+__device__ void store_bits(void* memory, const Bits* from) {
+  Bits* to = static_cast<Bits*>(memory);
+  if constexpr (kOnce) {
+    __stcs(to, *from);
+  } else {
+    *to = *from;
+  }
+}
+
 // One operand's share of an iteration, kCount elements. A narrow type's is one vector. A wider
 // type's comes in as many vectors one after the other, the parts: at once they would take too many
-// registers.
-template <class scalar_t, int kCount>
+// registers. What lies between a thread's part and the next thread's is their other part: it is
+// come back to.
+template <class scalar_t, int kCount, bool kOnce = Vector<scalar_t>::kCount == kCount>
 struct Share {
   static constexpr bool kWhole = Vector<scalar_t>::kCount == kCount;
   Vector<scalar_t> vector;
 
   __device__ void load(void* memory, int element) {
-    *reinterpret_cast<int4*>(vector.elements) =
-        __ldcs(reinterpret_cast<const int4*>(global<scalar_t>(memory) + element));
+    load_bits<kOnce>(reinterpret_cast<int4*>(vector.elements), global<scalar_t>(memory) + element);
   }
   __device__ void store(void* memory, int element) const {
-    __stcs(reinterpret_cast<int4*>(global<scalar_t>(memory) + element),
-           *reinterpret_cast<const int4*>(vector.elements));
+    store_bits<kOnce>(global<scalar_t>(memory) + element,
+                      reinterpret_cast<const int4*>(vector.elements));
   }
   __device__ void load_whole(void* memory, int element) {
     if constexpr (kWhole) load(memory, element);
