@@ -62,7 +62,7 @@ def compiled(kernels: list[Kernel]) -> str:
 
 def traffic() -> str:
     return table(
-        ("algorithm", "parameter", "gradient", "states", "least", "counted"),
+        ("algorithm", "parameter", "gradient", "states", "least", "counted", "and per block"),
         (
             (
                 f"{t.case.id}, {t.option.name}" if t.option.name else t.case.id,
@@ -70,7 +70,7 @@ def traffic() -> str:
                 str(t.grad).removeprefix("torch."),
                 str(t.state).removeprefix("torch.") if t.states else "none",
                 t.least,
-                f"{t.counted():.3f}" if PRETEND else "not counted",
+                *((f"{number:.4g}" for number in t.counted()) if PRETEND else ("not counted",) * 2),
             )
             for t in TRAFFIC
         ),

@@ -73,13 +73,14 @@ __device__ void find_memory(Work& work, const Header& header, const Chunk& chunk
 // in the kernel once: this step's of the chunk's group; this step's weight of the averages; and, by
 // the blocks that look ahead, those that are scheduled, of the next step.
 inline __device__ void find_hypers(Work& work, const Header& header, const double* numbers,
-                                   int32_t group) {
+                                   const Chunk* chunk) {
   const Plan& plan = header.plan;
   const int k = static_cast<int>(threadIdx.x) - kWarp;
   const bool is_weight = k == kMaxHypers, is_next = k > kMaxHypers;
   const bool looks_ahead = blockIdx.x < header.num_ahead;
   if (k < 0 || (looks_ahead ? k < kMaxHypers : is_next)) return;
   const int32_t weight = num_hypers(plan) - 1;
+  const int32_t group = k < kMaxHypers ? plan.tensors[chunk->tensor].group : 0;
   const int32_t number = is_weight ? weight
                          : is_next ? blockIdx.x * kAheadPerBlock + k - kMaxHypers - 1
                                    : group * kMaxHypers + k;
@@ -113,19 +114,18 @@ __device__ void find_work(Work& work, const Header& header, const double* number
                           void* const* grads, int64_t index) {
   const Plan& plan = header.plan;
   const bool has_chunk = index >= 0 && index < header.num_chunks;
-  const Chunk chunk = has_chunk ? header.chunks[header.first_chunk + index] : Chunk{};
-  const Tensor& tensor = plan.tensors[chunk.tensor];
+  const Chunk* chunk = has_chunk ? header.chunks + header.first_chunk + index : nullptr;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (has_chunk && threadIdx.x == 0) {
-    find_memory<param_t, state_t>(work, header, chunk, grads[chunk.tensor - header.first_tensor]);
+    find_memory<param_t, state_t>(work, header, *chunk, grads[chunk->tensor - header.first_tensor]);
   }
   if (has_chunk && warp == 2 && lane == 0) {
-    work.known = known_of<Algorithm>(plan, tensor, chunk.tensor);
+    work.known = known_of<Algorithm>(plan, plan.tensors[chunk->tensor], chunk->tensor);
   }
   if (has_chunk && warp == 3 && lane < kMaxConstants) {
-    work.constants[lane] = plan.groups[tensor.group].constants[lane];
+    work.constants[lane] = plan.groups[plan.tensors[chunk->tensor].group].constants[lane];
   }
-  if (has_chunk || header.num_ahead > 0) find_hypers(work, header, numbers, tensor.group);
+  if (has_chunk || header.num_ahead > 0) find_hypers(work, header, numbers, chunk);
 }
 
 // By one thread, of the work that was found: what the update has to know beside its operands.
