@@ -83,7 +83,7 @@ MUTATIONS = (
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * size;", "(chunk.index) * (size - 4);", STEP),
     Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
-    Mutation("chunk: gradient of another tensor", "grads[chunk.tensor - header.first_tensor]", "grads[0]", WORK),
+    Mutation("chunk: gradient of another tensor", "grads[chunk->tensor - header.first_tensor]", "grads[0]", WORK),
     Mutation(
         "strides: threads overlap",
         "kThreads) {\n    int64_t offsets[2 +",
