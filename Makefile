@@ -10,7 +10,8 @@
 #   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
 #   make test-asan       the same under AddressSanitizer and UBSan
 #   make test-gpu   the test-suite with device="cuda"; GPU_RUNNER is put in front of the command
-#   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run
+#   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run,
+#                   --compiled for torch's compiled steps too
 #
 # To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, BENCH_ARGS, and the
 # environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS.
