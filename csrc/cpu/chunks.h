@@ -23,11 +23,13 @@ struct HalvesLoop {
   }
 };
 
-// The lanes of a sum of `count` summands.
+// The lanes of a sum of `count` summands, all 0 but the first `written`, which are yet to come.
 template <int kMost>
 class Lanes {
  public:
-  explicit Lanes(int64_t count) : size_(num_lanes(kMost, count)) { std::fill_n(sums_, size_, 0.0); }
+  explicit Lanes(int64_t count, int64_t written = 0) : size_(num_lanes(kMost, count)) {
+    std::fill(sums_ + written, sums_ + size_, 0.0);
+  }
   double* of(int64_t summand) { return sums_ + summand % kMost; }
   double total() {
     run<HalvesLoop>(sums_, size_);

@@ -16,11 +16,11 @@ constexpr int64_t kGrain = 32768;
 // A thread's elements at a time: a few microseconds too.
 constexpr int64_t kPiece = 16384;
 
-// Whether a tensor's operands are dense and in the type of the arithmetic.
+// Whether a tensor is updated, and its operands are dense and in the type of the arithmetic.
 template <class Scalars>
 bool in_place(const Span<Scalars>& span) {
   const DtypePair dtypes = span.item->dtypes;
-  return span.tensor->layout < 0 && dtypes.param == dtypes.state &&
+  return span.item->grad != nullptr && span.tensor->layout < 0 && dtypes.param == dtypes.state &&
          dtypes.param == span.tensor->grad_dtype &&
          (dtypes.param == Dtype::kFloat32 || dtypes.param == Dtype::kFloat64);
 }
@@ -35,17 +35,15 @@ bool same_kernels(const Span<Scalars>& a, const Span<Scalars>& b) {
 template <class Algorithm, class Scalars = typename Algorithm::Scalars>
 void update_share(const Span<Scalars>* first, const Span<Scalars>* last, Share share,
                   const Extras& extras) {
-  const bool averages = extras.average_weight != 0.0;
-  const bool plain = extras.grad_scale == nullptr && extras.clip == nullptr && !averages;
   while (first != last) {
     const auto kernels = choose<Algorithm>(first->item->dtypes.param, first->tensor->num_states);
-    if (!plain || !in_place(*first)) {
+    if (!in_place(*first)) {
       kernels.update_in_blocks(*first++, share, extras);
       continue;
     }
     const Span<Scalars>* next = first + 1;
     while (next != last && in_place(*next) && same_kernels(*first, *next)) ++next;
-    kernels.update_in_place(first, next, share);
+    kernels.update_in_place(first, next, share, extras);
     first = next;
   }
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../prefetch.h"
 #include "chunks.h"
 
 namespace sgdr_fused::cpu {
@@ -18,34 +19,32 @@ struct SquaresLoop {
   }
 };
 
-// Rows of kLanes floats, of which nothing is clamped: a sum is not finite if, and only if, one of
-// them is not. Each lane is fetched once for all rows.
-template <int kRows>
-struct RowsLoop {
+// A row of at most kLanes floats, of which nothing is clamped: a sum is not finite if, and only if,
+// one of them is not. The first row makes the lanes. Each asks for the next one's memory, for which
+// the processor by itself asks too late: rows are short, and the lanes lie between them.
+template <bool kFirst>
+struct RowLoop {
+  static constexpr int64_t kStrip = 128;  // whose next are asked for together
   SGDR_HOST_DEVICE static void run(Square<float> square, const float* grad, int64_t count,
                                    double* lanes) {
+    for (int64_t begin = 0; begin < count; begin += kStrip) {
+      const int64_t end = begin + kStrip < count ? begin + kStrip : count;
+      prefetch(grad + kLanes + begin, (end - begin) * sizeof(float));
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = lanes[i];
-#pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) {
-        const double value = square.unscaled(grad[row * kLanes + i]);
-        sum += value * value;
+      for (int64_t i = begin; i < end; ++i) {
+        const double value = square.unscaled(grad[i]);
+        lanes[i] = kFirst ? value * value : lanes[i] + value * value;
       }
-      lanes[i] = sum;
     }
   }
 };
 
 ChunkNorm plain_norm(const float* grad, const Square<float>& square, int64_t count) {
-  constexpr int kRows = 4;
-  Lanes<kLanes> lanes(count);
-  int64_t done = 0;
-  for (; done + kRows * kLanes <= count; done += kRows * kLanes) {
-    run<RowsLoop<kRows>>(square, grad + done, int64_t{kLanes}, lanes.of(0));
-  }
+  int64_t done = std::min<int64_t>(kLanes, count);
+  Lanes<kLanes> lanes(count, done);
+  run<RowLoop<true>>(square, grad, done, lanes.of(0));
   for (; done < count; done += kLanes) {
-    run<RowsLoop<1>>(square, grad + done, std::min<int64_t>(kLanes, count - done), lanes.of(0));
+    run<RowLoop<false>>(square, grad + done, std::min<int64_t>(kLanes, count - done), lanes.of(0));
   }
   const double total = lanes.total();
   return {total, !std::isfinite(total)};

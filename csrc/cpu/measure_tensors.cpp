@@ -7,6 +7,11 @@
 namespace sgdr_fused::cpu {
 namespace {
 
+// Elements that are measured at a time: of those of the parameter and of its direction the squares
+// lie in the first-level cache too, in double.
+constexpr int64_t kMeasured = kBlock / 2;
+static_assert(2 * kPairLanes % kMeasured == 0);
+
 // The squares of elements of which all operands are in T.
 template <class Rule, class T, int kStates>
 struct SquaresLoop {
@@ -41,6 +46,7 @@ Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
   static_assert(kStates <= 2);
   using Rule = typename Algorithm::template Rule<T, kStates>;
   const Rule rule(scalars);
+  const Treatment<T> treatment(step.grad_scale, clip);
   const Tensor& tensor = step.plan.tensors[chunk.tensor];
   const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
   const Memory param = {tensor.param, item.dtypes.param, layout, kParam, tensor.remainder, nullptr};
@@ -48,18 +54,18 @@ Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
   const int64_t begin = first_element(chunk), size = num_elements(chunk, tensor);
 
   Lanes<kPairLanes> of_param((size + 1) / 2), of_direction((size + 1) / 2);
-  alignas(64) T scratch[4][kBlock];
-  alignas(64) double squares[2][kBlock];
-  for (int64_t done = 0; done < size; done += kBlock) {
-    const int64_t count = std::min(kBlock, size - done), first = begin + done;
+  alignas(64) T scratch[4][kMeasured];
+  alignas(64) double squares[2][kMeasured];
+  for (int64_t done = 0; done < size; done += kMeasured) {
+    const int64_t count = std::min(kMeasured, size - done), first = begin + done;
     const T* p = fetch(param, first, count, scratch[0]);
     const T* g = fetch(grad, first, count, scratch[1]);
-    if (step.grad_scale != nullptr) {
-      unscale<T>(scratch[1], g, step.grad_scale, count);
+    if (treatment.unscales) {
+      run<UnscaleLoop<T>>(treatment, scratch[1], g, count);
       g = scratch[1];
     }
-    if (clip != nullptr) {
-      clip_elements<T>(scratch[1], g, *clip, count);
+    if (treatment.clips) {
+      run<ClipLoop<T>>(treatment, scratch[1], g, count);
       g = scratch[1];
     }
     T* states[2] = {};

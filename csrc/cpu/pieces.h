@@ -80,6 +80,22 @@ struct AverageLoop {
   }
 };
 
+// The update by gradients that are treated before: unscaled in place, as torch's fused optimizers
+// do, and clipped for the update alone. Where they are clipped, at most kBlock elements.
+template <class Rule, class T, int kStates>
+struct TreatedLoop {
+  SGDR_HOST_DEVICE static void run(const Rule& rule, const Treatment<T>& treatment, T* param,
+                                   T* grad, T* const* states, int64_t count) {
+    alignas(64) T clipped[kBlock];
+    if (treatment.unscales) UnscaleLoop<T>::run(treatment, grad, grad, count);
+    if (treatment.clips) {
+      ClipLoop<T>::run(treatment, clipped, grad, count);
+      grad = clipped;
+    }
+    UpdateLoop<Rule, T, kStates>::run(rule, param, grad, states, count);
+  }
+};
+
 // Many tensors by one call, since a small one's update takes no longer than to choose its loop and
 // to convert its scalars, which neighbours share.
 template <class Algorithm, class T, int kStates>
@@ -98,20 +114,44 @@ struct SpansLoop {
     for (int k = 0; k < kStates; ++k) prefetch(tensor.states[k], bytes);
   }
 
+  // Elements that are treated, updated and averaged at a time where there is more to do than to
+  // update them. So few that the processor, which runs some hundred instructions ahead, asks for the
+  // next loop's memory while this one's is on its way.
+  static constexpr int64_t kStrip = 128;
+  static_assert(kStrip <= kBlock);
+
+  SGDR_HOST_DEVICE static void update(const Span<Scalars>& span, const Share& share,
+                                      const Rule& rule, const Treatment<T>& treatment,
+                                      const AverageRule<T>& average_rule, T* average) {
+    const Tensor& tensor = *span.tensor;
+    T* const param = static_cast<T*>(tensor.param);
+    T* const grad = static_cast<T*>(span.item->grad);
+    const int64_t end = end_of(span, share);
+    const bool updates_only = !treatment.unscales && !treatment.clips && average == nullptr;
+    const int64_t strip = updates_only ? end : kStrip;
+    for (int64_t begin = begin_of(span, share); begin < end; begin += strip) {
+      const int64_t count = end - begin < strip ? end - begin : strip;
+      T* states[kMaxStates] = {};
+      for (int k = 0; k < kStates; ++k) states[k] = static_cast<T*>(tensor.states[k]) + begin;
+      TreatedLoop<Rule, T, kStates>::run(rule, treatment, param + begin, grad + begin, states,
+                                         count);
+      if (average != nullptr) {
+        AverageLoop<T>::run(average_rule, average + begin, param + begin, count);
+      }
+    }
+  }
+
   SGDR_HOST_DEVICE static void run(const Span<Scalars>* span, const Span<Scalars>* last,
-                                   Share share) {
+                                   Share share, const Treatment<T>& treatment,
+                                   double average_weight) {
+    const AverageRule<T> average_rule(average_weight);
     while (span != last) {
       const Scalars* scalars = span->scalars;
       const Rule rule(*scalars);
       for (; span != last && span->scalars == scalars; ++span) {
-        const Tensor& tensor = *span->tensor;
-        const int64_t begin = begin_of(*span, share);
         if (last - span > kAhead) prefetch_operands(span[kAhead]);
-        T* states[kMaxStates] = {};
-        for (int k = 0; k < kStates; ++k) states[k] = static_cast<T*>(tensor.states[k]) + begin;
-        UpdateLoop<Rule, T, kStates>::run(rule, static_cast<T*>(tensor.param) + begin,
-                                          static_cast<const T*>(span->item->grad) + begin, states,
-                                          end_of(*span, share) - begin);
+        void* const average = average_weight != 0.0 ? span->tensor->average : nullptr;
+        update(*span, share, rule, treatment, average_rule, static_cast<T*>(average));
       }
     }
   }
@@ -121,24 +161,27 @@ struct SpansLoop {
 template <class Algorithm>
 struct Kernels {
   using Scalars = typename Algorithm::Scalars;
-  // Dense operands in the type of the arithmetic, without extras.
-  void (*update_in_place)(const Span<Scalars>* first, const Span<Scalars>* last, Share share);
+  // Dense operands in the type of the arithmetic.
+  void (*update_in_place)(const Span<Scalars>* first, const Span<Scalars>* last, Share share,
+                          const Extras& extras);
   void (*update_in_blocks)(const Span<Scalars>& span, Share share, const Extras& extras);
 };
 
 template <class Algorithm, class T, int kStates>
 void update_in_place(const Span<typename Algorithm::Scalars>* first,
-                     const Span<typename Algorithm::Scalars>* last, Share share) {
-  run<SpansLoop<Algorithm, T, kStates>>(first, last, share);
+                     const Span<typename Algorithm::Scalars>* last, Share share,
+                     const Extras& extras) {
+  const Treatment<T> treatment(extras.grad_scale, extras.clip);
+  run<SpansLoop<Algorithm, T, kStates>>(first, last, share, treatment, extras.average_weight);
 }
 
-// Each operand has its own type and order; the arithmetic is done in T. The gradient is written
-// only where it is unscaled, as torch's fused optimizers do.
+// Each operand has its own type and order; the arithmetic is done in T.
 template <class Algorithm, class T, int kStates>
 void update_in_blocks(const Span<typename Algorithm::Scalars>& span, Share share,
                       const Extras& extras) {
   using Rule = typename Algorithm::template Rule<T, kStates>;
   const Rule rule(*span.scalars);
+  const Treatment<T> treatment(extras.grad_scale, extras.clip);
   const AverageRule<T> average_rule(extras.average_weight);
   const Tensor& tensor = *span.tensor;
   const Plan& plan = *extras.plan;
@@ -162,17 +205,10 @@ void update_in_blocks(const Span<typename Algorithm::Scalars>& span, Share share
     T* p = fetch(param, begin, count, scratch[0]);
     if (grad.data != nullptr) {
       T* g = fetch(grad, begin, count, scratch[1]);
-      if (extras.grad_scale != nullptr) {
-        unscale<T>(g, g, extras.grad_scale, count);
-        put_back(grad, begin, count, g);
-      }
-      if (extras.clip != nullptr) {  // for the update alone, not in place
-        clip_elements<T>(scratch[1], g, *extras.clip, count);
-        g = scratch[1];
-      }
       T* s[kMaxStates] = {};
       for (int k = 0; k < kStates; ++k) s[k] = fetch(states[k], begin, count, scratch[2 + k]);
-      run<UpdateLoop<Rule, T, kStates>>(rule, p, g, s, count);
+      run<TreatedLoop<Rule, T, kStates>>(rule, treatment, p, g, s, count);
+      if (treatment.unscales) put_back(grad, begin, count, g);
       put_back(param, begin, count, p);
       for (int k = 0; k < kStates; ++k) put_back(states[k], begin, count, s[k]);
     }
