@@ -65,9 +65,9 @@ def test_no_local_memory(kernels: list[Kernel]) -> None:
 
 def test_registers_allow_half_occupancy(kernels: list[Kernel]) -> None:
     for kernel in kernels:
-        # A number in double takes two registers: three blocks of 256 threads, not four (work.cuh); four of the norm.
-        has_three = kernel.param == "double" and kernel.algorithm is not None
-        assert kernel.occupancy >= (0.375 if has_three else 0.5), f"{kernel.id}: {kernel.registers} registers"
+        # Two states in double or more take many registers: three blocks of 256 threads, not four (work.cuh).
+        many = kernel.param == "double" and kernel.algorithm is not None and STATES[kernel.algorithm][1] >= 2
+        assert kernel.occupancy >= (0.375 if many else 0.5), f"{kernel.id}: {kernel.registers} registers"
 
 
 def vectors(kernel: Kernel, states: int) -> Counter[str]:

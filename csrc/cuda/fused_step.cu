@@ -68,7 +68,7 @@ __device__ void average_chunk(const Work& work, const Header& header) {
 }
 
 template <class Algorithm, class param_t, class state_t, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<param_t>)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
     fused_step_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
   __shared__ GradFactors<opmath_t<param_t>> factors;

@@ -54,7 +54,7 @@ __device__ Squares add_chunks(const Squares* chunks, int64_t count, SquareLanes&
 
 // Each block measures a chunk, and the one that is last of a tensor adds up that tensor's.
 template <class Algorithm, class param_t, class state_t, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<param_t>)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, param_t>)
     measure_tensors_kernel(const __grid_constant__ Arguments<kBytes> arguments) {
   __shared__ typename Algorithm::Scalars scalars;
   __shared__ GradFactors<opmath_t<param_t>> factors;

@@ -42,11 +42,16 @@ __device__ void store_bits(void* memory, const Bits* from) {
   }
 }
 
+// Whether what is accessed by vectors of kCount elements is asked for once only. Not where they come
+// in parts: what lies between a thread's part and the next thread's is their other part. Nor in
+// double, whose accesses, told so, take more registers than there are (sm_80).
+template <class scalar_t, int kCount>
+constexpr bool kAskedOnce = Vector<scalar_t>::kCount == kCount && sizeof(scalar_t) < sizeof(double);
+
 // One operand's share of an iteration, kCount elements. A narrow type's is one vector. A wider
 // type's comes in as many vectors one after the other, the parts: at once they would take too many
-// registers. What lies between a thread's part and the next thread's is their other part: it is
-// come back to.
-template <class scalar_t, int kCount, bool kOnce = Vector<scalar_t>::kCount == kCount>
+// registers.
+template <class scalar_t, int kCount, bool kOnce = kAskedOnce<scalar_t, kCount>>
 struct Share {
   static constexpr bool kWhole = Vector<scalar_t>::kCount == kCount;
   Vector<scalar_t> vector;

@@ -10,9 +10,10 @@
 namespace sgdr_fused::cuda {
 
 // At least so many blocks are to fit a multiprocessor. Four are half of its 2,048 threads, with 64
-// registers each; three have 80, for a number in double takes two.
-template <class param_t>
-constexpr int kBlocksPerMultiprocessor = sizeof(opmath_t<param_t>) == sizeof(double) ? 3 : 4;
+// registers each; three have 80, which two states in double take, as a number takes two registers.
+template <class Algorithm, class param_t>
+constexpr int kBlocksPerMultiprocessor =
+    sizeof(opmath_t<param_t>) == sizeof(double) && Algorithm::kMaxStates >= 2 ? 3 : 4;
 
 // The elements of a chunk draw lots with one key.
 static_assert(kCell % kChunk == 0 && kChunk % kShortestUpdate == 0);
