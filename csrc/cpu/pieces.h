@@ -114,23 +114,32 @@ struct SpansLoop {
     for (int k = 0; k < kStates; ++k) prefetch(tensor.states[k], bytes);
   }
 
-  // Elements that are treated, updated and averaged at a time where there is more to do than to
-  // update them. So few that the processor, which runs some hundred instructions ahead, asks for the
-  // next loop's memory while this one's is on its way.
+  SGDR_HOST_DEVICE static void update(const Span<Scalars>& span, const Share& share,
+                                      const Rule& rule) {
+    const Tensor& tensor = *span.tensor;
+    const int64_t begin = begin_of(span, share);
+    T* states[kMaxStates] = {};
+    for (int k = 0; k < kStates; ++k) states[k] = static_cast<T*>(tensor.states[k]) + begin;
+    UpdateLoop<Rule, T, kStates>::run(rule, static_cast<T*>(tensor.param) + begin,
+                                      static_cast<const T*>(span.item->grad) + begin, states,
+                                      end_of(span, share) - begin);
+  }
+
+  // Elements that are treated, updated and averaged at a time. So few that the processor, which
+  // runs some hundred instructions ahead, asks for the next loop's memory while this one's is on
+  // its way.
   static constexpr int64_t kStrip = 128;
   static_assert(kStrip <= kBlock);
 
-  SGDR_HOST_DEVICE static void update(const Span<Scalars>& span, const Share& share,
-                                      const Rule& rule, const Treatment<T>& treatment,
-                                      const AverageRule<T>& average_rule, T* average) {
+  SGDR_HOST_DEVICE static void update_with_extras(const Span<Scalars>& span, const Share& share,
+                                                  const Rule& rule, const Treatment<T>& treatment,
+                                                  const AverageRule<T>& average_rule, T* average) {
     const Tensor& tensor = *span.tensor;
     T* const param = static_cast<T*>(tensor.param);
     T* const grad = static_cast<T*>(span.item->grad);
     const int64_t end = end_of(span, share);
-    const bool updates_only = !treatment.unscales && !treatment.clips && average == nullptr;
-    const int64_t strip = updates_only ? end : kStrip;
-    for (int64_t begin = begin_of(span, share); begin < end; begin += strip) {
-      const int64_t count = end - begin < strip ? end - begin : strip;
+    for (int64_t begin = begin_of(span, share); begin < end; begin += kStrip) {
+      const int64_t count = end - begin < kStrip ? end - begin : kStrip;
       T* states[kMaxStates] = {};
       for (int k = 0; k < kStates; ++k) states[k] = static_cast<T*>(tensor.states[k]) + begin;
       TreatedLoop<Rule, T, kStates>::run(rule, treatment, param + begin, grad + begin, states,
@@ -145,13 +154,18 @@ struct SpansLoop {
                                    Share share, const Treatment<T>& treatment,
                                    double average_weight) {
     const AverageRule<T> average_rule(average_weight);
+    const bool has_extras = treatment.unscales || treatment.clips || average_weight != 0.0;
     while (span != last) {
       const Scalars* scalars = span->scalars;
       const Rule rule(*scalars);
       for (; span != last && span->scalars == scalars; ++span) {
         if (last - span > kAhead) prefetch_operands(span[kAhead]);
-        void* const average = average_weight != 0.0 ? span->tensor->average : nullptr;
-        update(*span, share, rule, treatment, average_rule, static_cast<T*>(average));
+        if (has_extras) {
+          void* const average = average_weight != 0.0 ? span->tensor->average : nullptr;
+          update_with_extras(*span, share, rule, treatment, average_rule, static_cast<T*>(average));
+        } else {
+          update(*span, share, rule);
+        }
       }
     }
   }
