@@ -42,9 +42,9 @@ __device__ void store_bits(void* memory, const Bits* from) {
   }
 }
 
-// Whether what is accessed by vectors of kCount elements is asked for once only. Not where they come
-// in parts: what lies between a thread's part and the next thread's is their other part. Nor in
-// double, whose accesses, told so, take more registers than there are (sm_80).
+// Whether what is accessed by vectors of kCount elements is asked for only once. Not where they
+// come in parts: what lies between a thread's part and the next thread's is their other part. Nor
+// in double, whose accesses, told so, take more registers than there are (sm_80).
 template <class scalar_t, int kCount>
 constexpr bool kAskedOnce = Vector<scalar_t>::kCount == kCount && sizeof(scalar_t) < sizeof(double);
 
