@@ -139,7 +139,8 @@ def test_a_step_moves_no_more_than_it_must(traffic: Traffic) -> None:
     """What a block has to know beside its elements is read by one thread or two: if all did, it would be thousands."""
     per_parameter, per_block = traffic.counted()
     assert per_parameter == traffic.least
-    assert 0 < per_block < 0.01 * traffic.least * LONGEST  # 1 % of a large model's
+    assert 0 < per_block < 1000
+    assert per_block < 0.01 * traffic.least * LONGEST  # 1 % of a large model's
 
 
 def test_the_least_that_is_published() -> None:
