@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections import defaultdict
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,15 +11,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import _checks, _param_checks
+from ._algorithm_of import check_algorithm
+from ._groups import adopted
 from ._hypers import SCHEDULE_KEYS
+from ._messages import shown, warn
 from ._options import checked_options
-from ._tracked import ParamState, State
+from ._representation import with_schedules
+from ._tracked import Group, ParamState, State
 from .clipping import Measured
 from .schedules import Schedule
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
-    from ._tracked import Group
 
 # Entries of a checkpoint's groups that are the optimizer's, and the same in each.
 _COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
@@ -33,11 +35,15 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
     for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
         pre_hook(optimizer)
 
-    ids = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in optimizer.param_groups))}
-    clock = torch.tensor(int(optimizer.clock), dtype=torch.int64)
+    ids: dict[Tensor, int] = {}
+    first = 0
+    for group in optimizer.param_groups:  # a parameter in several has its number of the first, as in torch
+        ids.update({param: i for i, param in enumerate(group["params"], first) if param not in ids})
+        first += len(group["params"])
+    clock = torch.tensor(int(optimizer.clock), dtype=torch.int64, device="cpu")
     groups = []
     for group in optimizer.param_groups:
-        packed = _with_schedules_in_place(group)
+        packed = with_schedules(group)
         for key in list(packed):
             first = packed[key][0] if isinstance(packed[key], tuple) and packed[key] else packed[key]
             if isinstance(first, Schedule):
@@ -48,11 +54,11 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
             packed.setdefault(schedule_key, None)
         packed["clock"] = clock
         if optimizer.average is not None:
-            packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64)
+            packed["n_averaged"] = torch.tensor(int(optimizer.n_averaged), dtype=torch.int64, device="cpu")
         if optimizer._rounding_seed is not None:
             packed["rounding_seed"] = optimizer._rounding_seed
         if optimizer._options["skip_nonfinite"]:
-            packed["skipped_steps"] = torch.tensor(int(optimizer.skipped_steps), dtype=torch.int64)
+            packed["skipped_steps"] = torch.tensor(int(optimizer.skipped_steps), dtype=torch.int64, device="cpu")
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
     state = {ids.get(key, key): value for key, value in _stepped_state(optimizer).items()}
@@ -63,17 +69,6 @@ def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
         if replaced is not None:
             result = replaced
     return result
-
-
-def _with_schedules_in_place(group: dict[str, Any]) -> dict[str, Any]:
-    """A plain copy of the group, with Schedules where they were given, not what displays them."""
-    plain = {key: value for key, value in group.items() if key not in SCHEDULE_KEYS.values()}
-    for schedule_key in SCHEDULE_KEYS.values():
-        schedule = group[schedule_key]
-        if schedule is not None:
-            key = schedule_key.removesuffix("_schedule")
-            plain[key] = (schedule, *plain[key][1:]) if isinstance(plain[key], tuple) else schedule
-    return plain
 
 
 def _stepped_state(optimizer: FusedOptimizer) -> dict[Any, Any]:
@@ -112,7 +107,7 @@ def _read_all(counts: list[Any]) -> list[float]:
 
 def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> None:
     if not isinstance(state_dict, dict):
-        raise TypeError(f"state_dict must be a dict, got {state_dict!r}")
+        raise TypeError(f"state_dict must be a dict, got {shown(state_dict)}")
     state_dict = state_dict.copy()
     for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = pre_hook(optimizer, state_dict)
@@ -121,9 +116,11 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
 
     # Everything is made before anything is changed.
     saved_groups = _checked_groups(optimizer, state_dict)
+    check_algorithm(optimizer, saved_groups)
+    ours = optimizer.param_groups
     groups = [
         _loaded_group(optimizer, i, group, saved)
-        for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=True))
+        for i, (group, saved) in enumerate(zip(ours, saved_groups, strict=True))
     ]
     state = _loaded_state(optimizer, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
@@ -133,23 +130,29 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
-
-    optimizer.param_groups = [*groups]
-    optimizer.state = state
-    optimizer.n_averaged.fill_(n_averaged)
-    if optimizer._rounding_seed is not None and rounding_seed is not None:
-        optimizer._rounding_seed = rounding_seed
-    if optimizer._options["skip_nonfinite"]:
-        optimizer.skipped_steps.fill_(skipped_steps)
-    if clock is not None:
-        optimizer.clock.fill_(clock)
-    elif keeps_schedules:
-        warnings.warn(
+    _warn_of_replaced(ours, groups)
+    if clock is None and keeps_schedules:
+        warn(
             f"the checkpoint has no clock; the Schedules go on from step {int(optimizer.clock)}. "
-            "If it was saved after n steps, call opt.clock.fill_(n)",
-            UserWarning,
-            stacklevel=3,
+            "If it was saved after n steps, call opt.clock.fill_(n)"
         )
+
+    def commit() -> None:
+        optimizer.param_groups = [*groups]
+        optimizer.state = state
+        optimizer.n_averaged.fill_(n_averaged)
+        if optimizer._rounding_seed is not None and rounding_seed is not None:
+            optimizer._rounding_seed = rounding_seed
+        if optimizer._options["skip_nonfinite"]:
+            optimizer.skipped_steps.fill_(skipped_steps)
+        if clock is not None:
+            optimizer.clock.fill_(clock)
+
+    try:
+        commit()
+    except BaseException:  # an interrupt: half a checkpoint is worse than all of it
+        commit()
+        raise
     for post_hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         post_hook(optimizer)
 
@@ -157,37 +160,63 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
 def _checked_groups(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> list[dict[str, Any]]:
     for key, kind in (("state", dict), ("param_groups", list)):
         if not isinstance(state_dict.get(key), kind):
-            raise ValueError(f"state_dict[{key!r}] must be a {kind.__name__}, got {state_dict.get(key)!r}")
+            raise ValueError(f"state_dict[{key!r}] must be a {kind.__name__}, got {shown(state_dict.get(key))}")
     saved_groups = state_dict["param_groups"]
+    for i, saved in enumerate(saved_groups):
+        if not isinstance(saved, dict) or not isinstance(saved.get("params"), (list, tuple)):
+            raise ValueError(f"group {i} of the state_dict must be a dict with a list 'params', got {shown(saved)}")
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise ValueError(
-            f"state_dict must have {len(sizes)} param_groups of {sizes} parameters, "
-            f"got {len(saved_sizes)} of {saved_sizes}"
+            f"state_dict must have {len(sizes)} param_groups of {shown(sizes)} parameters, "
+            f"got {len(saved_sizes)} of {shown(saved_sizes)}"
         )
     return saved_groups
 
 
 def _loaded_group(optimizer: FusedOptimizer, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
-    ours = _with_schedules_in_place(group)
+    ours = with_schedules(group)
     from_checkpoint = {key: value for key, value in saved.items() if key not in _COUNTS}
     values = {**ours, **optimizer._beyond_torch, **from_checkpoint}
-    for schedule_key in SCHEDULE_KEYS.values():
-        key = schedule_key.removesuffix("_schedule")
+    for key, schedule_key in SCHEDULE_KEYS.items():
         data = values.pop(schedule_key, None)
-        if schedule_key in saved and data is not None:
+        if schedule_key in saved and data:  # not None, and not the empty string
             if key not in values:
-                raise ValueError(f"group {i} of the state_dict has {schedule_key}={data!r} but no {key}")
-            schedule: Any = Schedule.from_dict(data)
-        elif schedule_key not in saved and group[schedule_key] is not None:
+                raise ValueError(f"group {i} of the state_dict has {schedule_key}={shown(data)} but no {key}")
+            schedule: Any = _schedule_from(f"{schedule_key} of group {i} of the state_dict", data)
+        elif schedule_key not in saved and group.get(schedule_key) is not None:
             schedule = group[schedule_key]
         else:
             continue
         values[key] = (schedule, *values[key][1:]) if isinstance(values[key], (tuple, list)) else schedule
     values["params"] = group["params"]
-    return optimizer._adopted(values)
+    return adopted(optimizer, Group(), values)
+
+
+def _schedule_from(name: str, data: Any) -> Schedule:
+    """From what ``to_dict()`` gave, or the JSON of that."""
+    if isinstance(data, Schedule):
+        return data
+    try:
+        return Schedule.from_dict(json.loads(data) if isinstance(data, str) else data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no Schedule: {error}") from error
+
+
+def _warn_of_replaced(ours: list[dict[str, Any]], groups: list[Group]) -> None:
+    """Once for a checkpoint: its Schedules are not those that the optimizer was made with."""
+    for i, (old, new) in enumerate(zip(ours, groups, strict=True)):
+        for key, schedule_key in SCHEDULE_KEYS.items():
+            schedule, loaded = old.get(schedule_key), new.get(schedule_key)
+            if schedule is None or schedule == loaded:
+                continue
+            warn(
+                f"group {i}: the checkpoint's {key}, {shown(new.get(key) if loaded is None else loaded)}, takes the "
+                f"place of {shown(schedule)}; to go on with that one, assign it to group[{key!r}] after loading"
+            )
+            return
 
 
 def _loaded_state(
@@ -204,7 +233,7 @@ def _loaded_state(
             state[key] = values  # as in torch: not of a parameter
             continue
         if not isinstance(values, dict):
-            raise ValueError(f"state_dict['state'][{key!r}] must be a dict, got {values!r}")
+            raise ValueError(f"state_dict['state'][{key!r}] must be a dict, got {shown(values)}")
         param, names, described = places[key]
         loaded = {}
         for name, value in values.items():
@@ -215,7 +244,7 @@ def _loaded_state(
             loaded[name] = _loaded_value(optimizer, param, name, value, described)
         if loaded:
             state[param] = loaded
-    return State(optimizer._changes, state)
+    return State(state)
 
 
 def _loaded_value(optimizer: FusedOptimizer, param: Tensor, name: str, value: Any, described: str) -> Any:
@@ -228,6 +257,11 @@ def _loaded_value(optimizer: FusedOptimizer, param: Tensor, name: str, value: An
         return torch.tensor(product, dtype=torch.float64, device=param.device)
     if not isinstance(value, Tensor):
         return value
+    if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(
+            f"state[{name!r}] of {described} must have memory for each element, got shape {tuple(value.shape)} with "
+            f"strides {value.stride()}"
+        )
     with torch.inference_mode(False), torch.no_grad():
         return value.detach().to(device=param.device, copy=True)
 
@@ -245,7 +279,7 @@ def _same_in_all(key: str, saved_groups: list[dict[str, Any]]) -> int | None:
     values = [group[key] for group in saved_groups if key in group]
     counts = {_checks.count(f"{key} of the state_dict", value) for value in values}
     if len(counts) > 1 or 0 < len(values) < len(saved_groups):
-        raise ValueError(f"{key} of the state_dict must be the same in all param_groups, got {values!r}")
+        raise ValueError(f"{key} of the state_dict must be the same in all param_groups, got {shown(values)}")
     return counts.pop() if counts else None
 
 
@@ -258,7 +292,7 @@ def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
     return {
         "defaults": optimizer.defaults,
         "state": state,
-        "param_groups": [_with_schedules_in_place(group) for group in optimizer.param_groups],
+        "param_groups": [with_schedules(group) for group in optimizer.param_groups],
         "clock": int(optimizer.clock),
         "options": optimizer._options,
         "rounding_seed": optimizer._rounding_seed,

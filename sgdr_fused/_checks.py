@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ._messages import shown
+
 MAX_STEP = 2**61  # steps are 64-bit integers on the device; the rest of the range is for sums
 
 
@@ -21,12 +23,7 @@ def between(
     name: str, value: Any, low: float, high: float, *, low_open: bool = False, high_open: bool = False
 ) -> float:
     """A number in the interval, as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of more than 308 digits
-        number = math.inf if value >= 0 else -math.inf  # type: ignore[operator]  # Real is ordered
+    number = _as_float(name, value)
     above = number > low if low_open else number >= low
     below = number < high if high_open else number <= high
     if not (above and below):
@@ -35,20 +32,37 @@ def between(
             if math.isinf(high)
             else f"in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         )
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return number
+
+
+def finite(name: str, value: Any) -> float:
+    """A finite number, as a float."""
+    number = _as_float(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
+    return number
+
+
+def _as_float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf if value >= 0 else -math.inf  # type: ignore[operator]  # Real is ordered
 
 
 def integer(name: str, value: Any, low: int) -> int:
     """An integer (also of numpy, but no bool and no float) in [low, MAX_STEP]."""
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     if not low <= number <= MAX_STEP:
-        raise ValueError(f"{name} must be an integer in [{low}, 2**61], got {value!r}")
+        raise ValueError(f"{name} must be an integer in [{low}, 2**61], got {shown(value)}")
     return number
 
 
@@ -57,7 +71,7 @@ def integers(name: str, value: Any, low: int) -> tuple[int, ...]:
     if hasattr(value, "tolist"):  # a tensor or an array
         value = value.tolist()
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of integers, got {value!r}")
+        raise TypeError(f"{name} must be a list of integers, got {shown(value)}")
     return tuple(integer(f"{name}[{i}]", item, low) for i, item in enumerate(value))
 
 
@@ -66,13 +80,13 @@ def count(name: str, value: Any) -> int:
     value = _item(name, value)
     number = between(name, value, 0.0, float(MAX_STEP))
     if not number.is_integer():
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, got {shown(value)}")
     return int(value)
 
 
 def flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def fraction(name: str, value: Any) -> float:

@@ -1,4 +1,4 @@
-"""The optimizer's clock: a tensor that tells when it is written to."""
+"""The optimizer's clock: a tensor that tells when it is written to, and refuses what is no number of steps."""
 
 from __future__ import annotations
 
@@ -9,40 +9,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._checks import MAX_STEP
+
+# Beside those whose names end in an underscore, and `out=`.
+_WRITING = {"__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__ifloordiv__", "__imod__", "__ipow__"}
+
 
 class Clock(Tensor):
-    """A 0-dim int64 tensor: the optimizer steps taken.
+    """A 0-dim int64 tensor: the optimizer steps taken, in [0, 2**61].
 
     The displayed rates must follow ``clock.fill_(n)`` at once, and the copies on other devices too. So
-    every operation on the clock passes here, and one that wrote to it calls ``written``. The results of
-    operations are plain tensors.
+    every operation on the clock passes here, and one that wrote to it calls ``written``, with whether its memory is
+    another than before. The results of operations are plain tensors.
     """
 
     _version_seen: int
-    _written: weakref.WeakMethod[Callable[[], None]]
+    _address_seen: int
+    _written: weakref.WeakMethod[Callable[[bool], None]]
 
     @staticmethod
-    def make(steps: int, device: torch.device, written: Callable[[], None]) -> Clock:
+    def make(steps: int, device: torch.device, written: Callable[[bool], None]) -> Clock:
         with torch.inference_mode(False):
             clock = torch.tensor(steps, dtype=torch.int64, device=device).as_subclass(Clock)
         with torch._C.DisableTorchFunctionSubclass():
-            clock._version_seen = clock._version
+            clock._see()
             clock._written = weakref.WeakMethod(written)
         return clock
+
+    def _see(self) -> None:
+        self._version_seen, self._address_seen = self._version, self.data_ptr()
+
+    def _is_as_seen(self) -> bool:
+        return (self._version, self.data_ptr()) == (self._version_seen, self._address_seen)
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        operands = [item for value in (*args, *kwargs.values()) for item in _items(value)]
+        clocks = [operand for operand in operands if isinstance(operand, Clock)]
         with torch._C.DisableTorchFunctionSubclass():
+            name = getattr(func, "__name__", "")
+            writes = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
+            before = [(clock.data, clock.detach().clone()) for clock in clocks] if writes else []
             result = func(*args, **kwargs)
-            for clock in (*args, *kwargs.values()):
-                if isinstance(clock, Clock) and clock._version != clock._version_seen:
-                    clock._version_seen = clock._version
+            changed = [clock for clock in clocks if not clock._is_as_seen()]
+            if changed:
+                refused = next((message for clock in changed if (message := _fault(clock))), None)
+                if refused:
+                    for clock, (data, steps) in zip(clocks, before, strict=bool(before)):
+                        clock.data = data  # where it was
+                        clock.data.copy_(steps)
+                        clock._see()
+                    raise ValueError(refused)
+                for clock in changed:
+                    moved = clock.data_ptr() != clock._address_seen
+                    clock._see()
                     written = clock._written()
                     if written is not None:
-                        written()
+                        written(moved)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -51,3 +77,17 @@ class Clock(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.as_subclass(Tensor).detach().clone()
+
+
+def _items(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _fault(clock: Tensor) -> str | None:
+    """What is wrong with what was written to the clock."""
+    if clock.dtype != torch.int64 or clock.dim() != 0:
+        return f"clock must be a 0-dim int64 tensor, got one of shape {tuple(clock.shape)}, {clock.dtype}"
+    if clock.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None  # it cannot be read now; schedules have a value for every integer
+    steps = int(clock)
+    return None if 0 <= steps <= MAX_STEP else f"clock must be in [0, 2**61], got {steps}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from . import _checks
-from .schedules import Schedule
+from ._messages import shown
+from .schedules import OneCycle, Schedule
 
 # Which entry of a group a Schedule may stand in, and the read-only entry that then holds it.
 SCHEDULE_KEYS = {
@@ -31,40 +34,67 @@ class Hyper(NamedTuple):
         return value if self.part is None else value[self.part]
 
     def schedule_of(self, group: dict[str, Any]) -> Schedule | None:
-        return None if self.part else group[SCHEDULE_KEYS[self.key]]  # of betas, only the first has one
+        return None if self.part else group.get(SCHEDULE_KEYS[self.key])  # of betas, only the first has one
 
 
-def check(key: str, value: Any) -> None:
-    """Raises for what cannot stand in group[key]."""
+def check(key: str, value: Any, *, new: bool) -> None:
+    """Raises for what cannot stand in group[key].
+
+    A `new` group, which the constructor or add_param_group makes, takes numbers >= 0. What is assigned later, by one of
+    torch's schedulers for example, may be any finite number, as in torch.
+    """
+    low = 0.0 if new else -math.inf
     if key != "betas":
-        _check_form(key, value, high=None)
+        _check_form(key, value, low, high=math.inf)
         return
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"betas must be a pair, got {value!r}")
+        raise ValueError(f"betas must be a pair, got {shown(value)}{_hint(value, key)}")
     for index, beta in enumerate(value):
-        _check_form(f"betas[{index}]", beta, high=1.0)
+        _check_form(f"betas[{index}]", beta, 0.0, high=1.0)
     if isinstance(value[1], Schedule):
-        raise TypeError(f"betas[1] must be a number or a tensor, got {value[1]!r}")
+        raise TypeError(f"betas[1] must be a number or a tensor, got {shown(value[1])}")
     if not isinstance(value[0], Schedule) and isinstance(value[0], Tensor) != isinstance(value[1], Tensor):
-        raise ValueError(f"betas must be both numbers or both tensors, got {value!r}")
+        raise ValueError(f"betas must be both numbers or both tensors, got {shown(value)}")
 
 
-def _check_form(name: str, value: Any, high: float | None) -> None:
+def _check_form(name: str, value: Any, low: float, high: float) -> None:
     """A number, a tensor with one element (its value is checked too), a Schedule."""
     if isinstance(value, Schedule):
-        if high is not None and value.upper_bound >= high:
-            raise ValueError(f"{name} must stay below {high:g}, got {value!r}, which reaches {value.upper_bound!r}")
+        if isinstance(value, OneCycle) and name != "lr":
+            raise TypeError(f"{name} must not be a OneCycle, which is a rate, got {shown(value)}{_hint(value, name)}")
+        if math.isfinite(high) and value.upper_bound >= high:
+            reached = f"which reaches {value.upper_bound!r}"
+            raise ValueError(f"{name} must stay below {high:g}, got {shown(value)}, {reached}")
         return
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}: {value}")
+            raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
         if value.device.type == "meta" or value.is_complex():
-            raise TypeError(f"{name} must be a real number, got {value}")
+            raise TypeError(f"{name} must be a real number, got {shown(value)}")
         value = float(value)
-    if high is None:
-        _checks.rate(name, value)
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        wanted = "a number, a tensor with one element or a Schedule"
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}{_hint(value, name)}")
+    if math.isinf(low):
+        _checks.finite(name, value)
     else:
-        _checks.between(name, value, 0.0, high, high_open=True)
+        _checks.between(name, value, low, high, high_open=True)
+
+
+def _hint(value: Any, name: str) -> str:
+    """What was probably meant."""
+    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Schedule) for part in value)
+    if pair or isinstance(value, OneCycle):
+        return "; it gives two, to be unpacked: lr, momentum = OneCycle(...)"
+    if isinstance(value, type):
+        return f"; this is the class, which has to be called: {value.__name__}(...)"
+    if isinstance(value, LRScheduler):
+        return "; sgdr_fused.schedules.from_torch(scheduler) makes Schedules of it"
+    if callable(value) and not isinstance(value, Tensor):
+        return f"; a function of the step becomes a Schedule by Table(function, num_steps), given as {name}"
+    if isinstance(value, str):
+        return "; convert it with float() first"
+    return ""
 
 
 def first(value: Any) -> Any:

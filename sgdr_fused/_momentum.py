@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import _checks
 from ._hypers import Hyper
+from ._messages import shown
 from ._optimizer import FusedOptimizer
 from ._param_checks import ParamSpec
 from ._tracked import Group
@@ -33,18 +34,18 @@ class MomentumOptimizer(FusedOptimizer):
         if key == "dampening":
             _checks.rate(key, value)
         elif key == "momentum_form" and value not in ("torch", "classical"):
-            raise ValueError(f'momentum_form must be "torch" or "classical", got {value!r}')
+            raise ValueError(f'momentum_form must be "torch" or "classical", got {shown(value)}')
 
     def _kernel_constant(self, key: str, value: Any) -> float:
         return float(value == "classical" if key == "momentum_form" else value)
 
-    def _assign(self, group: Group, key: str, value: Any) -> Any:
+    def _checked_constant(self, group: Group, key: str, value: Any) -> Any:
         old = group.get(key, value)
-        value = super()._assign(group, key, value)
+        value = super()._checked_constant(group, key, value)
         if (
             key == "momentum_form"
             and value != old
-            and any("momentum_buffer" in self.state.get(param, ()) for param in group["params"])
+            and any("momentum_buffer" in self._state.get(param, ()) for param in group["params"])
         ):
             raise ValueError(
                 f"momentum_form cannot change from {old!r} to {value!r} while the group's parameters have a "
@@ -57,7 +58,7 @@ class MomentumOptimizer(FusedOptimizer):
         if group["nesterov"] and (not self._state_names(group) or dampening != 0):
             raise ValueError(
                 "nesterov=True needs momentum > 0 and dampening == 0, "
-                f"got momentum={momentum!r} and dampening={dampening!r}"
+                f"got momentum={shown(momentum)} and dampening={shown(dampening)}"
             )
 
     def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,15 +14,16 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages, clipping
+from . import _backend, _checkpoint, _groups, _param_checks, _plans, averages, clipping
 from ._clock import Clock
-from ._cycle_ends import CycleEndHook, CycleEnds
-from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
+from ._host_clock import CycleEndHook, HostClock
+from ._hypers import Hyper
+from ._messages import shown
 from ._options import Options, checked_options, new_seed
-from ._tracked import Changes, Group, State
+from ._representation import representation
+from ._tracked import Changes, Group, ParamState, State, TrackedDict
 from .averages import Average
 from .clipping import Measured
-from .schedules import Schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,28 +45,23 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
     def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
-        if isinstance(params, Iterable) and not isinstance(params, Tensor):
-            params = list(params)
-            if not params:
-                raise ValueError("params must not be empty, got []")
         self._reset()
-        self._options = checked_options(options)
+        self._options = checked_options(options, type(self).__name__, defaults)
         self._rounding_seed = new_seed() if self._options["stochastic_rounding"] else None
         self._measured = Measured()
-        super().__init__(params, defaults)
+        super().__init__(_param_checks.groups_of(params), defaults)
         averages.check_schedule(self)
 
     def _reset(self) -> None:
         """The fields that neither a pickle nor a deepcopy carries."""
-        self._changes = Changes()
-        self._plans: list[_plans.AnyPlan] = []
+        self._changes = Changes(self)
+        self._built = _plans.Built(None)
         self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
-        self._membership: Any = None
-        self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
-        self._conversions: list[tuple[Tensor, Tensor]] = []
+        self._has_aliases = False
+        self._swapped: weakref.ref[Any] | None = None  # to what lives while the averages stand for the weights
         self._clocks: dict[torch.device, Clock] = {}
         self._counts: dict[torch.device, Clock] = {}
-        self._cycle_ends = CycleEnds()
+        self._host_clock = HostClock()
 
     # ---- what a subclass defines
 
@@ -78,6 +76,11 @@ class FusedOptimizer(Optimizer):
     def _check_constant(self, key: str, value: Any) -> None:
         """Raises for a bad value of an entry that is no hyperparameter."""
         raise NotImplementedError
+
+    @classmethod
+    def _family(cls) -> str:
+        """What the algorithms have in common of which one may go on from another's checkpoint."""
+        return cls._algorithm
 
     def _kernel_constant(self, key: str, value: Any) -> float:
         """What the kernels get for one of `_constants`."""
@@ -100,17 +103,46 @@ class FusedOptimizer(Optimizer):
 
     @state.setter
     def state(self, value: dict[Any, Any]) -> None:
-        self._state = State(self._changes, value)
-        self._changes.plan = True
+        state = value if isinstance(value, State) else State(value)
+        state.tell(self._changes)
+        if state is not value:
+            state.stand_for(value)
+            self._has_aliases = True
+        self._changes.note()
+        self._state = state
+        self._changes.note()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        if self._has_aliases:
+            self._take_over_aliases()
         return self._param_groups
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self._param_groups: list[dict[str, Any]] = [self._adopted(group) for group in groups]
-        self._changes.plan = True
+        groups = groups if isinstance(groups, list) else list(groups)
+        groups[:] = [_groups.adopted(self, group) for group in groups]  # the list stays the caller's, as in torch
+        self._changes.note()
+        self._param_groups: list[dict[str, Any]] = groups
+        self._has_aliases = True
+        self._changes.note()
+
+    def _aliased(self) -> list[TrackedDict]:
+        """What may stand for a dict of the user's."""
+        groups = [group for group in self._param_groups if isinstance(group, Group)]
+        return [*groups, self._state, *(state for state in self._state.values() if isinstance(state, ParamState))]
+
+    def _take_over_aliases(self) -> None:
+        for mapping in self._aliased():
+            if mapping._alias is not None:
+                mapping.take_over()
+
+    def _let_go_of_aliases(self) -> None:
+        """So that no step looks for what nobody can write any more. The state's alias holds those of the parameters."""
+        mappings = self._aliased()
+        for mapping in [self._state, *mappings]:
+            mapping.let_go_of_alias()
+        self._has_aliases = any(mapping._alias is not None for mapping in mappings)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch. Entries that it lacks are the constructor's, Schedules included.
@@ -121,74 +153,32 @@ class FusedOptimizer(Optimizer):
             ValueError, TypeError: for a bad value or parameter, naming it; nothing is changed.
         """
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {param_group!r}")
+            raise TypeError(f"param_group must be a dict, got {shown(param_group)}")
         values = {**param_group, "params": _param_checks.listed(param_group.get("params"))}
         taken = {p for group in self._param_groups for p in group["params"]}
         _param_checks.check_params(values["params"], taken, self._options)
-        before = len(self._param_groups)
-        super().add_param_group(values)
-        try:
-            self._param_groups[-1] = self._adopted(self._param_groups[-1])
-            self._check_group(self._param_groups[-1])
-            clipping.check_devices(self._options, (p for group in self._param_groups for p in group["params"]))
-        except BaseException:
-            del self._param_groups[before:]
-            raise
-        self._changes.plan = True
+        _groups.check_keys(self, values)
+        newcomer: Any = _Newcomer(self.defaults, list(self._param_groups))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "optimizer contains a parameter group with duplicate")  # see check_params
+            Optimizer.add_param_group(newcomer, values)
+        params = [param for group in newcomer.param_groups for param in group["params"]]
+        clipping.check_devices(self._options, params)
+        group = _groups.adopted(self, param_group, values, new=True)
+        self._changes.note()
+        self._param_groups.append(group)
+        self._has_aliases = True
+        self._changes.note()
 
-    def _adopted(self, values: dict[str, Any]) -> Group:
-        """The group as one of ours, its values checked and normalised."""
-        if isinstance(values, Group):
-            return values
-        values = dict(values)
-        for key, schedule_key in SCHEDULE_KEYS.items():
-            schedule = values.pop(schedule_key, None)
-            if schedule is not None and key in values:  # a copy of a fused optimizer's group
-                values[key] = (schedule, *values[key][1:]) if key == "betas" else schedule
-        group = Group(self._changes, self._assign, values)
-        for schedule_key in SCHEDULE_KEYS.values():
-            group.replace(schedule_key, None)
-        for key, value in values.items():
-            group[key] = value
-        return group
+    def _assignment(self, group: Group, key: str, value: Any) -> tuple[dict[str, Any], bool]:
+        """Checks what is assigned to group[key]; see _groups.assignment."""
+        return _groups.assignment(self, group, key, value)
 
-    def _assign(self, group: Group, key: str, value: Any) -> Any:
-        """Checks what the user assigns to group[key]; returns what is stored."""
-        if key in SCHEDULE_KEYS.values():
-            name = next(name for name, schedule_key in SCHEDULE_KEYS.items() if schedule_key == key)
-            raise ValueError(f"group[{key!r}] is read-only; assign to group[{name!r}] instead, got {value!r}")
-        if key == "differentiable" and value:
-            raise ValueError(f"differentiable must be False, got {value!r}: a fused step has no backward")
-        if key in {hyper.key for hyper in self._hypers}:
-            return self._assign_hyper(group, key, value)
-        if key in self.defaults:
-            self._check_constant(key, value)
-        if key == "params" or key in self.defaults:
-            self._changes.plan = True
-        return value
-
-    def _assign_hyper(self, group: Group, key: str, value: Any) -> Any:
-        schedule_key = SCHEDULE_KEYS[key]
-        if key == "betas" and isinstance(value, list):
-            value = tuple(value)  # what is edited in place would go unnoticed
-        old, old_schedule = group.get(key), group[schedule_key]
-        if old_schedule is not None and first(value) is first(old):
-            value = with_first(value, old_schedule)  # the display assigned back to where it came from
-        _hypers.check(key, value)
-        schedule = first(value) if isinstance(first(value), Schedule) else None
-        display = None if schedule is None else self._new_display(group, schedule)
-        # Whether momentum is in use decides on the state, so on the plan.
-        same_use = key != "momentum" or bool(old) == bool(value)
-        if old_schedule is None and same_use and is_plain(old) and is_plain(value):
-            self._changes.numbers = True
-        else:
-            self._changes.plan = True
-        group.replace(schedule_key, schedule)
-        group.displays.pop(key, None)
-        if display is None:
-            return value
-        group.displays[key] = (display, display._version)
-        return with_first(value, display)
+    def _checked_constant(self, group: Group, key: str, value: Any) -> Any:
+        """What is stored for an entry that is no hyperparameter."""
+        self._check_constant(key, value)
+        is_flag = isinstance(self.defaults[key], bool) and key not in ("differentiable", "capturable")
+        return _groups.checked_flag(key, value) if is_flag else value
 
     # ---- the clock and what it shows
 
@@ -233,11 +223,42 @@ class FusedOptimizer(Optimizer):
         """With ``skip_nonfinite``, how many steps were skipped: a 0-dim int64 tensor on the parameters' device."""
         return clipping.skipped_of(self)
 
+    @clock.setter
+    def clock(self, value: Any) -> None:
+        raise TypeError(f"clock cannot be replaced; to move it, call opt.clock.fill_({shown(value)})")
+
+    def get_last_lr(self) -> list[float]:
+        """The rates that the next step will use, a float for each group, as torch's schedulers give them.
+
+        ``group["lr"]`` of a Schedule is one tensor that changes; to keep a history of rates, keep these. On a GPU the
+        host waits for the device.
+
+        Example:
+            >>> import torch
+            >>> from sgdr_fused import FusedSGD
+            >>> from sgdr_fused.schedules import LinearRamp
+            >>> optimizer = FusedSGD([torch.nn.Parameter(torch.ones(1))], lr=LinearRamp(1.0, 0.0, steps=2))
+            >>> rates = []
+            >>> for _ in range(3):
+            ...     rates += optimizer.get_last_lr()
+            ...     optimizer.step()
+            >>> rates
+            [1.0, 0.5, 0.0]
+        """
+        return [float(group["lr"]) for group in self.param_groups]
+
+    def __repr__(self) -> str:
+        return representation(self)
+
     def _first_device(self) -> torch.device:
+        """Where the clock and the displays are: the first parameter's device, and the CPU while that is meta."""
         for group in self._param_groups:
             for param in group["params"]:
-                return param.device
+                return _param_checks.real_device(param)
         return torch.device("cpu")
+
+    def _steps_taken(self) -> int:
+        return int(self.clock) if self._clocks else 0
 
     def _clock_on(self, device: torch.device) -> Clock:
         return self._on(device, self._clocks, self._clock_written)
@@ -245,36 +266,26 @@ class FusedOptimizer(Optimizer):
     def _count_on(self, device: torch.device) -> Clock:
         return self._on(device, self._counts, self._count_written)
 
-    def _on(self, device: torch.device, copies: dict[torch.device, Clock], written: Callable[[], None]) -> Clock:
+    def _on(self, device: torch.device, copies: dict[torch.device, Clock], written: Callable[[bool], None]) -> Clock:
         if device not in copies:
             copies[device] = Clock.make(int(next(iter(copies.values()), 0)), device, written)
         return copies[device]
 
-    def _count_written(self) -> None:
+    def _count_written(self, moved: bool) -> None:
+        if moved:
+            self._changes.note()
         _copy_to_others(self.n_averaged, self._counts)
 
-    def _clock_written(self) -> None:
-        self._cycle_ends.forget()
+    def _clock_written(self, moved: bool) -> None:
+        if moved:
+            self._changes.note()  # the plans have its address
+        self._host_clock.forget()
         _copy_to_others(self.clock, self._clocks)
-        if self._plans and not self._changes.plan:
-            for plan in self._plans:
+        if self._built.plans and self._built.seen is self._changes.plan:
+            for plan in self._built.plans:
                 plan.show()
         else:
-            self._show_from_host()
-
-    def _show_from_host(self) -> None:
-        steps = int(self.clock)
-        for group in self._param_groups:
-            # A plain dict that the user put there shows nothing before a step has made it one of ours.
-            for key, (display, _) in getattr(group, "displays", {}).items():
-                display.data.fill_(group[SCHEDULE_KEYS[key]](steps))
-
-    def _new_display(self, group: Group, schedule: Schedule) -> Tensor:
-        """The tensor that shows what `schedule` gives at the next step."""
-        device = group["params"][0].device if group["params"] else self._first_device()
-        steps = int(self.clock) if self._clocks else 0
-        with torch.inference_mode(False):
-            return torch.tensor(schedule(steps), dtype=torch.float64, device=device)
+            _groups.show_from_host(self._param_groups, int(self.clock))
 
     # ---- the step
 
@@ -310,25 +321,34 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        has_hooks = bool(self._cycle_ends.hooks)
-        if has_hooks:
-            self._cycle_ends.before_step(self)
-        if self._changes.plan or not (
-            self._membership.unchanged(self._param_groups) and all([plan.valid() for plan in self._plans])
-        ):
-            _plans.rebuild(self)
-        if self._changes.numbers:
-            _plans.set_numbers(self)
-        for plan, group, hyper, tensor in self._host_reads:
-            plan.set_number(group, hyper, float(tensor))
-        for converted, tensor in self._conversions:
-            converted.copy_(tensor.detach())
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for plan in self._plans:
-            plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))
-        if has_hooks:
-            self._cycle_ends.after_step(self)
+        host_clock = self._host_clock
+        if host_clock.watches:
+            host_clock.before_step(self)
+        if self._has_aliases:
+            self._take_over_aliases()
+        built = self._built
+        if built.seen is not self._changes.plan:
+            built = self._build()
+        built.bring_up_to_date(self)
+        if not built.valid(self._param_groups):
+            built = self._build()
+            built.bring_up_to_date(self)
+            if not all([plan.valid() for plan in built.plans]):
+                raise RuntimeError("the parameters or gradients changed while the step was prepared")
+        try:
+            built.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        except BaseException:
+            self._changes.note()  # the states that were made for this step are made anew
+            raise
+        if host_clock.watches:
+            host_clock.after_step(self)
         return loss
+
+    def _build(self) -> _plans.Built:
+        new = _plans.built(self)
+        self._captured_plans += [plan for plan in self._built.plans if plan.captured]
+        self._built = new
+        return new
 
     def register_cycle_end_hook(self, hook: CycleEndHook) -> RemovableHandle:
         """Registers a function that is called when a cycle of the learning rate has ended.
@@ -345,7 +365,7 @@ class FusedOptimizer(Optimizer):
             a handle whose ``remove()`` takes the hook away.
 
         Raises:
-            ValueError: if no group has a Schedule for ``lr``.
+            ValueError: if no group has a Schedule for ``lr``, or that one has no cycle that ends.
 
         Example:
             >>> from sgdr_fused import FusedSGD
@@ -358,7 +378,7 @@ class FusedOptimizer(Optimizer):
             cycle 0 after 2
             cycle 1 after 6
         """
-        return self._cycle_ends.add(self, hook)
+        return self._host_clock.add(self, hook)
 
     def swap_average(self) -> AbstractContextManager[None]:
         """Puts the averages into the parameters for the time of a ``with`` block: to evaluate with them.
@@ -415,6 +435,13 @@ class FusedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _checkpoint.set_state(self, state)
+
+
+class _Newcomer:
+    """Stands for an optimizer while torch checks and completes a new group, so that nothing is changed by a failure."""
+
+    def __init__(self, defaults: dict[str, Any], param_groups: list[dict[str, Any]]) -> None:
+        self.defaults, self.param_groups = defaults, param_groups
 
 
 def _copy_to_others(source: Tensor, copies: dict[torch.device, Clock]) -> None:

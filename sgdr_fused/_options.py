@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import torch
 
 from . import _checks
+from ._messages import shown
 from ._param_checks import STATE_DTYPES
 from .averages import Average, check_average
 
@@ -90,7 +93,7 @@ class Options(TypedDict, total=False):
 
 
 _FLAGS = ("master_weights", "stochastic_rounding", "error_if_nonfinite", "skip_nonfinite")
-_DEFAULTS = {
+OPTIONS = {
     "average": None,
     "state_dtype": None,
     "max_grad_norm": None,
@@ -99,20 +102,22 @@ _DEFAULTS = {
 }
 
 
-def checked_options(options: Any) -> Options:
-    """All of them, with the defaults for those that are not given."""
-    if not options.keys() <= _DEFAULTS.keys():
-        raise TypeError(f"unexpected arguments {sorted(options.keys() - _DEFAULTS.keys())}")
-    checked: Any = {**_DEFAULTS, **options}
+def checked_options(options: Any, of: str = "a fused optimizer", arguments: Iterable[str] = ()) -> Options:
+    """All of them, with the defaults for those that are not given. `of` and its `arguments` are for the error."""
+    for name in options.keys() - OPTIONS.keys():
+        meant = difflib.get_close_matches(name, [*arguments, *OPTIONS], n=1)
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        raise TypeError(f"{of} got an unexpected argument {name}={shown(options[name])}{hint}")
+    checked: Any = {**OPTIONS, **options}
     check_average(checked["average"])
     dtypes = {dtype for state_dtypes in STATE_DTYPES.values() for dtype in state_dtypes}
     if checked["state_dtype"] is not None and checked["state_dtype"] not in dtypes:
         raise TypeError(
-            f"state_dtype must be one of {sorted(map(str, dtypes))} or None, got {checked['state_dtype']!r}"
+            f"state_dtype must be one of {sorted(map(str, dtypes))} or None, got {shown(checked['state_dtype'])}"
         )
     for name in _FLAGS:
         if not isinstance(checked[name], bool):
-            raise TypeError(f"{name} must be True or False, got {checked[name]!r}")
+            raise TypeError(f"{name} must be True or False, got {shown(checked[name])}")
     for name, finite in (("max_grad_norm", False), ("max_grad_value", True)):
         if checked[name] is not None:
             checked[name] = _checks.between(name, checked[name], 0.0, math.inf, high_open=finite)
@@ -123,4 +128,4 @@ def checked_options(options: Any) -> Options:
 
 def new_seed() -> int:
     """By torch's generator, so that torch.manual_seed() decides."""
-    return int(torch.randint(2**53, ()))  # so many fit any number that a checkpoint is written with
+    return int(torch.randint(2**53, (), device="cpu"))  # so many fit any number that a checkpoint is written with

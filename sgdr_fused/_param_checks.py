@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ._messages import shown, warn
+from ._tracked import Group
 
 if TYPE_CHECKING:
     from ._options import Options
@@ -51,27 +55,56 @@ class ParamSpec(NamedTuple):
     number: int  # its place in the optimizer
 
 
+def groups_of(params: Any) -> list[Any]:
+    """What a constructor was given as params, as a list of groups."""
+    if isinstance(params, Module):
+        raise TypeError(f"params must be tensors, got a {type(params).__name__}; pass model.parameters()")
+    if isinstance(params, Tensor):
+        raise TypeError(f"params must be a list of tensors, got one of shape {tuple(params.shape)}; pass [tensor]")
+    if isinstance(params, dict):
+        raise TypeError(f"params must be a list of groups, got a dict: {shown(params)}; pass [group]")
+    if isinstance(params, (str, bytes, set)) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be an ordered collection of tensors or groups, got {shown(params)}")
+    given = list(params)
+    if not given:
+        used_up = isinstance(params, Iterator)
+        reason = "; it gives its tensors once, and was used up: call model.parameters() anew" if used_up else ""
+        raise ValueError(f"params must not be empty, got {shown(params)}{reason}")
+    return given if isinstance(given[0], dict) else [Group(params=given)]
+
+
 def listed(params: Any) -> list[Any]:
     """The entry "params" of a group as a list; its elements are not looked at."""
     if isinstance(params, Tensor):
         return [params]
-    if isinstance(params, set) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be an ordered collection of tensors, got {params!r}")
-    return list(params)
+    if isinstance(params, Module):
+        raise TypeError(f"params must be tensors, got a {type(params).__name__}; pass model.parameters()")
+    if isinstance(params, (str, bytes, set, dict)) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be an ordered collection of tensors, got {shown(params)}")
+    given = list(params)
+    if not given and isinstance(params, Iterator):
+        warn(f"params of a group is {shown(params)}, which gave no tensors: it was used up, or nothing was in it")
+    return given
+
+
+def real_device(param: Tensor) -> torch.device:
+    """Where numbers that belong to a parameter are; on the CPU while the parameter is on meta, which holds none."""
+    return torch.device("cpu") if param.device.type == "meta" else param.device
 
 
 def check_params(params: list[Any], taken: set[Tensor], options: Options) -> None:
-    """Raises for what cannot be optimized, and for a parameter that stands here or in `taken` already."""
+    """Raises for what cannot be optimized, and for a parameter in `taken`; warns of one that stands here twice."""
     seen: set[Tensor] = set()
     for i, item in enumerate(params):
-        param = item[1] if isinstance(item, tuple) else item
+        param = item[1] if isinstance(item, tuple) and len(item) == 2 else item
         name = f"params[{i}]"
         if not isinstance(param, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {param!r}")
+            raise TypeError(f"{name} must be a tensor, got {shown(param)}")
         described = f"{name} of shape {tuple(param.shape)}, {param.dtype}"
-        if param in seen or param in taken:
-            where = "twice in this group" if param in seen else "in another group already"
-            raise ValueError(f"{described} is {where}: a parameter may be given once")
+        if param in taken:
+            raise ValueError(f"{described} is in another group already: a parameter may be in one")
+        if param in seen:
+            warn(f"{described} is twice in this group; a step updates it once")
         seen.add(param)
         if not (param.is_leaf or param.retains_grad):
             raise ValueError(f"{described} must be a leaf tensor, got the result of {param.grad_fn}")
@@ -83,6 +116,8 @@ def check_param(param: Tensor, described: str, options: Options) -> None:
         raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
     if param.layout != torch.strided:
         raise TypeError(f"{described} must be dense, got layout {param.layout}")
+    if param.is_meta and param.grad is not None:
+        raise RuntimeError(f"{described} is on the device meta, so it has no memory that a step could write to")
     if param.dtype not in STATE_DTYPES:
         allowed = ", ".join(str(dtype) for dtype in STATE_DTYPES)
         raise TypeError(f"{described} must be one of {allowed}, got {param.dtype}")
@@ -118,11 +153,20 @@ def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
     dtypes = beside.get(key, STATE_DTYPES[param.dtype])
     described = f"state[{key!r}] of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{described} must be a tensor, got {value!r}")
+        raise TypeError(f"{described} must be a tensor, got {shown(value)}")
     if value.shape != param.shape or value.layout != torch.strided:
         raise ValueError(f"{described} must be dense and of the parameter's shape, got {tuple(value.shape)}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}")
+        raise TypeError(
+            f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}: the parameter was converted after "
+            "its state was made, or the state is another's; convert the model before the first step, or make a new "
+            "optimizer, or convert the state as well"
+        )
+    if value.device != param.device:
+        raise ValueError(
+            f"{described} must be on the parameter's device, got {value.device}: the parameter was moved after its state "
+            "was made; move the state as well, or load it by load_state_dict(opt.state_dict())"
+        )
     if _overlaps(value):
         raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")
 
@@ -145,7 +189,7 @@ def check_apart(params: list[Tensor]) -> None:
     spans = sorted(
         (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), tuple(p.shape))
         for p in params
-        if p.numel() > 0 and torch._debug_has_internal_overlap(p) == 0
+        if p.numel() > 0 and p.device.type != "meta" and torch._debug_has_internal_overlap(p) == 0
     )
     for (device, _, end, shape), (next_device, begin, _, next_shape) in zip(spans, spans[1:], strict=False):
         if device == next_device and begin < end:

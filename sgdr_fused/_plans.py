@@ -7,20 +7,20 @@ The C++ extension has one; ReferencePlan is the other.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from . import _backend, _checks, clipping
-from ._cycle_ends import schedule_of
-from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state, kept_beside
+from . import _backend, _groups, clipping
+from ._hypers import SCHEDULE_KEYS
+from ._host_clock import schedule_of
+from ._messages import warn
+from ._param_checks import ParamSpec, check_apart
+from ._param_specs import Pending, SpecBuilder
 from ._reference_plan import ReferencePlan
-from ._tracked import ParamState
-from .averages import EMA, Swapped, check_schedule
+from .averages import EMA, check_not_swapped, check_schedule
 
 if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
@@ -28,192 +28,58 @@ if TYPE_CHECKING:
 AnyPlan: TypeAlias = Any
 
 
-def rebuild(optimizer: FusedOptimizer) -> None:
-    """Checks everything, makes the states that are missing, and makes the plans anew.
+class Built:
+    """The plans of an optimizer, and what they were made from.
 
-    Raises, with nothing changed, where a step cannot be taken.
+    Attributes:
+        seen: what ``Changes.plan`` was before anything was read.
+        numbers_seen: what ``Changes.numbers`` was before the groups' numbers were handed to the plans.
+        host_reads: (plan, group, hyper, tensor) for each tensor that the host reads at each step.
+        conversions: (copy, tensor) for each tensor that the kernels cannot read.
+        pending: the entries of the state that are stored when the first step has been taken.
     """
-    if isinstance(optimizer._membership, Swapped):
-        optimizer._membership.unchanged(optimizer.param_groups)  # raises
-    groups = optimizer.param_groups
-    for i, group in enumerate(groups):
-        groups[i] = optimizer._adopted(group)
-    params = [param for group in groups for param in group["params"]]
-    if any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "the optimizer's plan cannot be built during a CUDA graph capture: run one step before capturing"
-        )
-    if len(set(params)) != len(params):
-        raise ValueError("params: a parameter is in the groups twice")
-    check_apart(params)
-    _check_displays(groups)
-    check_schedule(optimizer)
-    clipping.check_devices(optimizer._options, params)
 
-    new_states: list[tuple[Tensor, ParamState]] = []
-    specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
-    counts = _Counts(params)
-    indices = {param: index for index, param in enumerate(params)}
-    with torch.inference_mode(False), torch.no_grad():
-        for i, group in enumerate(groups):
-            names = optimizer._state_names(group)
-            for k, param in enumerate(group["params"]):
-                name = f"parameter {k} of group {i}"
-                spec, state = _param_spec(optimizer, param, i, indices[param], names, counts, name)
-                specs.setdefault(param.device, []).append(spec)
-                if state is not None:
-                    new_states.append((param, state))
+    def __init__(self, seen: object) -> None:
+        self.seen = seen
+        self.numbers_seen: object = None
+        self.plans: list[AnyPlan] = []
+        self.membership: Any = _Unknown()
+        self.host_reads: list[tuple[AnyPlan, int, int, Tensor]] = []
+        self.conversions: list[tuple[Tensor, Tensor]] = []
+        self.pending: Pending = []
+        self.on_meta: list[Tensor] = []  # parameters without memory, which take no part
 
-    optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
-    optimizer._counts = {device: optimizer._count_on(device) for device in specs}
-    plans, host_reads, conversions = [], [], []
-    for device, device_specs in specs.items():
-        plan, reads, converted = _make_plan(optimizer, device, device_specs)
-        if not plan.valid():  # which also collects the gradients
-            raise RuntimeError(f"the gradients on {device} changed while the step was prepared")
-        plans.append(plan)
-        host_reads += [(plan, *read) for read in reads]
-        conversions += converted
+    def bring_up_to_date(self, optimizer: FusedOptimizer) -> None:
+        """Hands over what no kernel reads by itself."""
+        if self.numbers_seen is not optimizer._changes.numbers:
+            seen = optimizer._changes.numbers  # before the numbers are read
+            self._set_numbers(optimizer)
+            self.numbers_seen = seen
+        for plan, group, hyper, tensor in self.host_reads:
+            plan.set_number(group, hyper, float(tensor))
+        for converted, tensor in self.conversions:
+            converted.copy_(tensor.detach())
 
-    for param, state in new_states:
-        dict.__setitem__(optimizer.state, param, state)
-    optimizer._captured_plans += [plan for plan in optimizer._plans if plan.captured]
-    optimizer._plans, optimizer._host_reads, optimizer._conversions = plans, host_reads, conversions
-    extension = _backend.load()
-    optimizer._membership = _Unknown() if extension is None else extension.Membership(groups)
-    optimizer._changes.plan = False
-    optimizer._changes.numbers = True
+    def _set_numbers(self, optimizer: FusedOptimizer) -> None:
+        for i, group in enumerate(optimizer._param_groups):
+            for k, hyper in enumerate(optimizer._hypers):
+                value = hyper.of(group)
+                if isinstance(value, Real):
+                    for plan in self.plans:
+                        plan.set_number(i, k, float(value))
 
+    def valid(self, groups: list[Any]) -> bool:
+        """Whether all is as it was. It also collects the gradients of the step."""
+        if self.on_meta and not all(_takes_no_part(param) for param in self.on_meta):
+            return False
+        return self.membership.unchanged(groups) and all([plan.valid() for plan in self.plans])
 
-def _check_displays(groups: list[Any]) -> None:
-    for i, group in enumerate(groups):
-        for key, (display, version) in group.displays.items():
-            if display._version != version:
-                raise RuntimeError(
-                    f"group {i}: the tensor in group[{key!r}] only displays what {group[key + '_schedule']!r} gives, "
-                    f"and was written in place, to {display.item()!r} (a torch scheduler does that); to replace the "
-                    f"Schedule, assign to group[{key!r}]"
-                )
-
-
-def _param_spec(
-    optimizer: FusedOptimizer,
-    param: Tensor,
-    group: int,
-    index: int,
-    names: tuple[str, ...],
-    counts: _Counts,
-    name: str,
-) -> tuple[ParamSpec, ParamState | None]:
-    """The spec, and the state with what was missing in it, or None where nothing was."""
-    check_param(param, name, optimizer._options)
-    grad = param.grad
-    if grad is not None:
-        check_grad(param, grad, name)
-    beside = kept_beside(param, optimizer._options)
-    if not names and not beside:
-        return ParamSpec(param, group, True, grad, [], None, None, None, None, index), None
-    old = dict.get(optimizer.state, param)
-    wanted = (*names, *beside)
-    present = [key for key in wanted if old is not None and old.get(key) is not None]
-    if grad is None and not present:
-        return ParamSpec(param, group, False, None, [], None, None, None, None, index), None
-    if set(present) & set(names) and not set(names) <= set(present):
-        raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
-
-    state = ParamState(optimizer._changes, old or {})
-    for key in wanted:
-        if key not in present:
-            dict.__setitem__(state, key, first_value(optimizer, optimizer.param_groups[group], param, key))
-        check_state(param, key, state[key], name)
-        if state[key].device != param.device:
-            raise ValueError(f"state[{key!r}] of {name} must be on {param.device}, got {state[key].device}")
-    states = [state[key] for key in names]
-    if len({s.dtype for s in states}) > 1:
-        raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
-
-    steps = product = None
-    if names:
-        stepped = names[0] in present
-        steps = _steps(optimizer, param, state, getattr(old, "steps", None), stepped, counts, name)
-        product = _product(optimizer, param, state, stepped, name)
-    state.steps = steps
-    unchanged = old is not None and old.steps is steps and all(old.get(key) is state[key] for key in state)
-    average, remainder = (state[key] if key in beside else None for key in ("average", "remainder"))
-    spec = ParamSpec(param, group, True, grad, states, average, remainder, steps, product, index)
-    return spec, None if unchanged else state
-
-
-def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, key: str) -> Tensor:
-    """What is in a state before the parameter's first step."""
-    if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
-        return param.detach().to(average_dtype(param), copy=True)
-    if key == "remainder":
-        return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
-    value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
-    return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
-
-
-def _steps(
-    optimizer: FusedOptimizer,
-    param: Tensor,
-    state: ParamState,
-    counted: Tensor | None,
-    stepped: bool,
-    counts: _Counts,
-    name: str,
-) -> Tensor:
-    """The count of the parameter's updates, which is an entry of its state where the algorithm has one."""
-    steps: Any = state.get("step") if optimizer._has_step else counted
-    if steps is None:
-        if optimizer._has_step and stepped:
-            raise ValueError(f"state of {name} has {sorted(state)} but lacks 'step'")
-        steps = 1 if stepped else 0  # a buffer that came from elsewhere has its first step behind it
-    if not _is_number_on(param.device, steps):
-        count = _checks.count(f"state['step'] of {name}", steps)
-        if optimizer._has_step:
-            steps = torch.tensor(count, dtype=torch.float64, device=param.device)
-        else:
-            steps = counts.take(count, param.device)
-    if optimizer._has_step:
-        dict.__setitem__(state, "step", steps)
-    return steps
-
-
-def _product(optimizer: FusedOptimizer, param: Tensor, state: ParamState, stepped: bool, name: str) -> Tensor | None:
-    """The product of the factors of the parameter's updates, an entry of its state, where the algorithm has one."""
-    key = optimizer._product
-    if key is None:
-        return None
-    if stepped and state.get(key) is None:
-        raise ValueError(f"state of {name} has {sorted(state)} but lacks {key!r}")
-    product: Any = state.get(key)
-    if not _is_number_on(param.device, product):
-        number = 1.0 if product is None else _checks.fraction(f"state[{key!r}] of {name}", product)
-        product = torch.tensor(number, dtype=torch.float64, device=param.device)
-        dict.__setitem__(state, key, product)
-    return product
-
-
-def _is_number_on(device: torch.device, value: Any) -> bool:
-    return isinstance(value, Tensor) and (value.dtype, value.device, value.dim()) == (torch.float64, device, 0)
-
-
-class _Counts:
-    """Counts of updates that no user sees, side by side in memory: a step reads them all."""
-
-    def __init__(self, params: list[Tensor]) -> None:
-        self._sizes = Counter(param.device for param in params)
-        self._free: dict[torch.device, Iterator[Tensor]] = {}
-
-    def take(self, value: int, device: torch.device) -> Tensor:
-        if device not in self._free:
-            zeros = torch.zeros(self._sizes[device], dtype=torch.float64, device=device)
-            self._free[device] = iter(zeros.unbind())
-        count = next(self._free[device])
-        if value:
-            count.fill_(value)
-        return count
+    def run(self, grad_scale: Any, found_inf: Any) -> None:
+        for plan in self.plans:
+            plan.run(on_device("grad_scale", grad_scale, plan), on_device("found_inf", found_inf, plan))
+        for entries, new in self.pending:
+            dict.update(entries, new)
+        self.pending = []
 
 
 class _Unknown:
@@ -221,6 +87,91 @@ class _Unknown:
 
     def unchanged(self, param_groups: Any) -> bool:
         return False
+
+
+def built(optimizer: FusedOptimizer) -> Built:
+    """Checks everything, and makes plans and the states that are missing.
+
+    Raises, with nothing changed, where a step cannot be taken.
+    """
+    check_not_swapped(optimizer)
+    groups = optimizer._param_groups
+    _take_over(optimizer, groups)
+    seen = optimizer._changes.plan  # before anything is read
+    params = [param for group in groups for param in group["params"]]
+    if any(param.is_cuda for param in params) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "the optimizer's plan cannot be built during a CUDA graph capture: run one step before capturing"
+        )
+    numbers = _numbered(groups)
+    check_apart(list(numbers))
+    _groups.check_displays(groups)
+    check_schedule(optimizer)
+    clipping.check_devices(optimizer._options, params)
+    optimizer._host_clock.look_out_for(
+        [schedule for group in groups for key in SCHEDULE_KEYS.values() if (schedule := group.get(key)) is not None]
+    )
+
+    new = Built(seen)
+    builder = SpecBuilder(optimizer, params)
+    specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
+    with torch.inference_mode(False), torch.no_grad():
+        for param, (number, i, k) in numbers.items():
+            if _takes_no_part(param):
+                new.on_meta.append(param)
+                continue
+            spec = builder.spec(param, i, number, f"parameter {k} of group {i}")
+            specs.setdefault(param.device, []).append(spec)
+    new.pending = builder.finish()
+
+    optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
+    optimizer._counts = {device: optimizer._count_on(device) for device in specs}
+    for device, device_specs in specs.items():
+        plan, reads, conversions = _make_plan(optimizer, device, device_specs)
+        new.plans.append(plan)
+        new.host_reads += [(plan, *read) for read in reads]
+        new.conversions += conversions
+    extension = _backend.load()
+    if extension is not None:
+        new.membership = extension.Membership(groups)
+    return new
+
+
+def _takes_no_part(param: Tensor) -> bool:
+    """Whether it has no memory yet, and no gradient."""
+    return param.is_meta and param.grad is None
+
+
+def _take_over(optimizer: FusedOptimizer, groups: list[Any]) -> None:
+    """Makes the groups that the user has put into the list ours, and fetches what was written to aliases."""
+    for i, group in enumerate(groups):
+        groups[i] = _groups.adopted(optimizer, group)
+    optimizer._take_over_aliases()
+    optimizer._let_go_of_aliases()
+    for i, group in enumerate(groups):
+        _groups.check_complete(optimizer, i, group)
+    _groups.follow_devices(optimizer, groups)
+
+
+def _numbered(groups: list[Any]) -> dict[Tensor, tuple[int, int, int]]:
+    """The parameters, each once: their numbers in the optimizer, their groups and their places there."""
+    numbers: dict[Tensor, tuple[int, int, int]] = {}
+    number = 0
+    for i, group in enumerate(groups):
+        for k, param in enumerate(group["params"]):
+            if not isinstance(param, Tensor):
+                raise TypeError(f"parameter {k} of group {i} must be a tensor, got {type(param).__name__}")
+            if param not in numbers:
+                numbers[param] = number, i, k
+            elif numbers[param][1] != i:
+                raise ValueError(
+                    f"params: a parameter of shape {tuple(param.shape)} is in the groups twice, in group "
+                    f"{numbers[param][1]} and in group {i}, which may want other rates for it"
+                )
+            number += 1
+    if number != len(numbers):
+        warn("params: a parameter is twice in its group; a step updates it once")
+    return numbers
 
 
 def _make_plan(
@@ -233,7 +184,7 @@ def _make_plan(
     conversions: list[tuple[Tensor, Tensor]] = []
     backend = _backend.backend_for(device)
     reference = backend == "reference"
-    for i, group in enumerate(optimizer.param_groups):
+    for i, group in enumerate(optimizer._param_groups):
         hypers: list[tuple[Any, Tensor | None]] = []
         for k, hyper in enumerate(optimizer._hypers):
             value, schedule = hyper.of(group), hyper.schedule_of(group)
@@ -257,7 +208,6 @@ def _make_plan(
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
     extension: Any = _backend.load()
-    average = _average_of(optimizer, device)
     plan = extension.Plan(
         optimizer._algorithm,
         backend,
@@ -265,7 +215,7 @@ def _make_plan(
         groups,
         specs,
         optimizer._has_step,
-        average,
+        _average_of(optimizer, device),
         optimizer._rounding_seed,
         clipping.for_plan(optimizer, device),
     )
@@ -283,19 +233,17 @@ def _average_of(optimizer: FusedOptimizer, device: torch.device) -> tuple[Any, b
     return schedule._compiled_cycle_ends, True, optimizer._count_on(device)
 
 
-def set_numbers(optimizer: FusedOptimizer) -> None:
-    """Hands the groups' plain numbers to the plans."""
-    for i, group in enumerate(optimizer.param_groups):
-        for k, hyper in enumerate(optimizer._hypers):
-            value = hyper.of(group)
-            if isinstance(value, Real):
-                for plan in optimizer._plans:
-                    plan.set_number(i, k, float(value))
-    optimizer._changes.numbers = False
+def on_device(name: str, value: Any, plan: AnyPlan) -> Tensor | None:
+    """GradScaler's scale or its found_inf on the plan's device.
 
-
-def on_device(value: Tensor | None, plan: AnyPlan) -> Tensor | None:
-    """GradScaler's scale or its found_inf, which it keeps on one device, on the plan's."""
-    if value is None or (value.device == plan.device and value.dtype == torch.float32):
+    The scaler keeps them on one device. Its found_inf is the number 0 where no parameter had a gradient.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        value = torch.tensor(float(value), dtype=torch.float32, device=plan.device)
+    if value.numel() != 1:
+        raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
+    if value.device == plan.device and value.dtype == torch.float32:
         return value
     return value.to(device=plan.device, dtype=torch.float32)

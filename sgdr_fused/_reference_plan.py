@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import clipping, reference
-from ._cycle_ends import schedule_of
+from ._host_clock import schedule_of
 from ._param_checks import ParamSpec
 from .averages import EMA
 
@@ -74,7 +74,7 @@ class ReferencePlan:
         self.show()
 
     def _update(self, optimizer: FusedOptimizer, spec: ParamSpec, grad: Tensor, hypers: list[float]) -> None:
-        group, seed = optimizer.param_groups[spec.group], optimizer._rounding_seed
+        group, seed = optimizer._param_groups[spec.group], optimizer._rounding_seed
         same = all(state.dtype == spec.param.dtype for state in spec.states)
         if same and spec.remainder is None and seed is None:
             optimizer._reference_update(spec, grad, hypers, group)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ._optimizer import FusedOptimizer
-from ._tracked import Group, ParamState
+from ._displays import display_of
+from ._hypers import first
+from ._tracked import ParamState
 
 
 @contextlib.contextmanager
@@ -98,8 +100,9 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
     steps, n_averaged = int(optimizer.clock), int(optimizer.n_averaged)
     param_groups, state = optimizer._param_groups, optimizer._state
     listed = list(param_groups)
-    groups = [(group, dict(group), dict(group.displays) if isinstance(group, Group) else {}) for group in listed]
-    shown = [(display, display.clone()) for _, _, displays in groups for display, _ in displays.values()]
+    groups = [(group, dict(group)) for group in listed]
+    values = [first(value) for group in listed for value in group.values()]
+    shown = [(value, value.clone()) for value in values if display_of(value) is not None]
     states = dict(state)
     entries = [
         (each, dict(each), each.steps if isinstance(each, ParamState) else None)
@@ -115,10 +118,8 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
         optimizer.n_averaged.fill_(n_averaged)
         optimizer._param_groups, optimizer._state = param_groups, state
         param_groups[:] = listed
-        for group, values, displays in groups:
-            _refill(group, values)
-            if isinstance(group, Group):
-                group.displays = displays
+        for group, entries_of_group in groups:
+            _refill(group, entries_of_group)
         _refill(state, states)
         for each, values, counted in entries:
             _refill(each, values)
@@ -127,7 +128,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
         for name in ("grad_scale", "found_inf"):
             optimizer.__dict__.pop(name, None)
         optimizer.__dict__.update(scaling)
-        optimizer._changes.plan = True
+        optimizer._changes.note()
         for display, value in shown:
             display.data.copy_(value)
 
@@ -135,6 +136,9 @@ def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
 def _refill(mapping: dict[Any, Any], values: dict[Any, Any]) -> None:
     dict.clear(mapping)
     dict.update(mapping, values)
+    alias = getattr(mapping, "_alias", None)
+    if alias is not None:
+        _refill(alias, values)
 
 
 @contextlib.contextmanager

@@ -2,37 +2,101 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+_MISSING = object()
+
 
 class Changes:
-    """What was written since the last step. One per optimizer, shared by its mappings."""
+    """What was written: one per optimizer, known to all mappings that it holds.
 
-    __slots__ = ("numbers", "plan")
+    Who uses what was written remembers the object that ``plan`` or ``numbers`` was before it looked; another object
+    there means that something was written since. So nothing has to be reset, and a signal handler or an interrupt
+    between any two lines loses nothing.
+    """
 
-    def __init__(self) -> None:
-        self.plan = True  # something that a plan is made from
-        self.numbers = True  # only numbers, which a step passes by value
+    __slots__ = ("numbers", "optimizer", "plan")
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = weakref.ref(optimizer)  # which holds us
+        self.plan = object()  # something that a plan is made from
+        self.numbers = object()  # only numbers, which a step passes by value
+
+    def note(self, only_numbers: bool = False) -> None:
+        if not only_numbers:
+            self.plan = object()
+        self.numbers = object()
 
 
 class TrackedDict(dict):
-    """A dict whose every change goes through ``_written(key)``, or ``_written(None)`` for all keys."""
+    """A dict that notes its changes in the ``Changes`` of each optimizer that holds it.
 
-    def _written(self, key: Any) -> None:
-        raise NotImplementedError
+    It is made like a dict, and then it is one, until an optimizer is told to it.
+
+    It may stand for a dict of the user's, its alias, as torch would keep that one: what is written here is written there
+    too, and ``take_over`` fetches what the user has written there.
+    """
+
+    _changes: tuple[Changes, ...] = ()
+    _alias: dict[Any, Any] | None = None
+
+    def tell(self, changes: Changes) -> None:
+        """From here on an optimizer hears of what is written."""
+        if changes not in self._changes:
+            self._changes = (*(c for c in self._changes if c.optimizer() is not None), changes)
+
+    def stand_for(self, alias: dict[Any, Any]) -> None:
+        dict.update(alias, self)
+        self._alias = alias
+
+    def take_over(self) -> None:
+        """Takes over what was written to the alias."""
+        alias = self._alias
+        if alias is None:
+            return
+        for key in tuple(alias):
+            value = alias[key]  # only now: an entry before it may have brought this one along
+            if dict.get(self, key, _MISSING) is not value:
+                self[key] = value
+                alias[key] = dict.get(self, key, value)  # the assignment may have kept what was here, which is equal
+        for key in [key for key in self if key not in alias]:
+            del self[key]
+
+    def let_go_of_alias(self) -> None:
+        """Forgets an alias that nobody else holds, so that no step looks for what nobody can write."""
+        if self._alias is not None and sys.getrefcount(self._alias) == 2:  # ours, and this call's argument
+            self._alias = None
+
+    def _note(self, only_numbers: bool = False) -> None:
+        for changes in self._changes:
+            changes.note(only_numbers)
+
+    def store(self, entries: dict[Any, Any], only_numbers: bool = False) -> None:
+        """Stores entries as they are, all at once.
+
+        The change is noted before, in case an interrupt ends this in between, and after, in case a signal handler takes
+        a step in between. The alias comes first: what differs there counts as the user's.
+        """
+        self._note(only_numbers)
+        if self._alias is not None:
+            dict.update(self._alias, entries)
+        dict.update(self, entries)
+        self._note(only_numbers)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._written(key)
+        self.store({key: value})
 
     def __delitem__(self, key: Any) -> None:
+        self._note()
+        if self._alias is not None:
+            self._alias.pop(key, None)
         super().__delitem__(key)
-        self._written(key)
+        self._note()
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for key, value in dict(*args, **kwargs).items():
@@ -48,20 +112,24 @@ class TrackedDict(dict):
         return self[key]
 
     def pop(self, key: Any, *default: Any) -> Any:
-        missing = key not in self
-        value = super().pop(key, *default)
-        if not missing:
-            self._written(key)
+        if key not in self:
+            return super().pop(key, *default)
+        value = dict.__getitem__(self, key)
+        del self[key]
         return value
 
     def popitem(self) -> tuple[Any, Any]:
-        item = super().popitem()
-        self._written(item[0])
-        return item
+        if not self:
+            return super().popitem()  # raises
+        key = next(reversed(self))
+        return key, self.pop(key)
 
     def clear(self) -> None:
+        self._note()
+        if self._alias is not None:
+            self._alias.clear()
         super().clear()
-        self._written(None)
+        self._note()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return dict, (dict(self),)  # copies and pickles are plain
@@ -74,44 +142,60 @@ class TrackedDict(dict):
 
 
 class ParamState(TrackedDict):
-    """The state of one parameter.
+    """The state of one parameter."""
 
-    Attributes:
-        steps: updates behind it, where the algorithm's state has no ``step`` of its own; None where
-            that is not known, because the state came from elsewhere.
-    """
+    _counted: tuple[Any, Tensor | None] = (None, None)
 
-    def __init__(self, changes: Changes, values: dict[str, Any]) -> None:
-        super().__init__(values)
-        self._changes = changes
-        self.steps: Tensor | None = None
+    @property
+    def steps(self) -> Tensor | None:
+        """Updates behind it, where the algorithm's state has no ``step`` of its own.
 
-    def _written(self, key: Any) -> None:
-        self._changes.plan = True
-        if key is None or key == "momentum_buffer":
-            self.steps = None
+        None where that is not known, because the buffer that was counted for is no longer there.
+        """
+        buffer, steps = self._counted
+        return steps if self.get("momentum_buffer") is buffer else None
+
+    @steps.setter
+    def steps(self, steps: Tensor | None) -> None:
+        self.count_for(self.get("momentum_buffer"), steps)
+
+    def count_for(self, buffer: Any, steps: Tensor | None) -> None:
+        """From here on `steps` counts the updates behind `buffer`, which may not be an entry yet."""
+        self._counted = (buffer, steps)
 
 
 class State(TrackedDict, defaultdict):
     """``Optimizer.state``: parameter -> ParamState, made when it is asked for."""
 
-    def __init__(self, changes: Changes, values: dict[Any, Any]) -> None:
-        super().__init__(dict)
-        self._changes = changes
-        for key, value in values.items():
-            self[key] = value
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args and (args[0] is None or callable(args[0])):  # defaultdict's first argument
+            args = args[1:]
+        defaultdict.__init__(self, dict)
+        self.update(*args, **kwargs)
+
+    def tell(self, changes: Changes) -> None:
+        super().tell(changes)
+        for value in self.values():
+            if isinstance(value, ParamState):
+                value.tell(changes)
 
     def __missing__(self, key: Any) -> Any:
         self[key] = {}
         return self[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(value, dict) and isinstance(key, Tensor):
-            value = ParamState(self._changes, value)
-        super().__setitem__(key, value)
+        self.store({key: self._tracked(value) if isinstance(key, Tensor) else value})
 
-    def _written(self, key: Any) -> None:
-        self._changes.plan = True
+    def _tracked(self, value: Any) -> Any:
+        """A parameter's state as one of ours, which stands for the user's own dict if it is one."""
+        if not isinstance(value, dict):
+            return value
+        if not isinstance(value, ParamState):
+            alias, value = value, ParamState(value)
+            value.stand_for(alias)
+        for changes in self._changes:
+            value.tell(changes)
+        return value
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return defaultdict, (dict,), None, None, iter(self.items())
@@ -123,28 +207,22 @@ class State(TrackedDict, defaultdict):
 
 
 class Group(TrackedDict):
-    """A parameter group.
+    """A parameter group. What is assigned to it passes each optimizer that holds it, which checks and normalises it."""
 
-    Attributes:
-        displays: per scheduled entry (``"lr"``, ``"betas"``, ...) the tensor that shows its value, and the
-            version at which nobody else has written to it.
-    """
+    warned = False  # that a Schedule was replaced by a number
 
-    def __init__(self, changes: Changes, assign: Callable[[Group, str, Any], Any], values: dict[str, Any]) -> None:
-        super().__init__(values)
-        self._changes = changes
-        self._assign = weakref.WeakMethod(assign)  # no cycle: memory is freed with the optimizer
-        self.displays: dict[str, tuple[Tensor, int]] = {}
+    def optimizers(self) -> list[Any]:
+        return [optimizer for changes in self._changes if (optimizer := changes.optimizer()) is not None]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        assign = self._assign()
-        if assign is not None:  # else the optimizer is gone, and this is a plain dict
-            value = assign(self, key, value)  # which notes what changed
-        dict.__setitem__(self, key, value)
+        entries, only_numbers = {key: value}, False
+        for optimizer in self.optimizers():  # none: this is a plain dict
+            found, only_numbers = optimizer._assignment(self, key, entries[key])
+            entries.update(found)
+        if entries:
+            self.store(entries, only_numbers)
 
-    def _written(self, key: Any) -> None:
-        self._changes.plan = True
-
-    def replace(self, key: str, value: Any) -> None:
-        """Stores without checks: for the optimizer itself."""
-        dict.__setitem__(self, key, value)
+    def __delitem__(self, key: str) -> None:
+        if self.optimizers() and key.endswith("_schedule") and self[key] is not None:
+            raise ValueError(f"group[{key!r}] is read-only; assign to group[{key.removesuffix('_schedule')!r}] instead")
+        super().__delitem__(key)

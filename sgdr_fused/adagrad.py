@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _checks, _plans, reference
+from . import _checks, reference
 from ._hypers import Hyper
 from ._optimizer import FusedOptimizer
 from ._options import Options
 from ._param_checks import ParamSpec
+from ._param_specs import first_value
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class FusedAdagrad(FusedOptimizer):
             for group in self.param_groups:
                 for param in group["params"]:
                     step = torch.zeros((), dtype=torch.float64, device=param.device)
-                    self.state[param] = {"step": step, "sum": _plans.first_value(self, group, param, "sum")}
+                    self.state[param] = {"step": step, "sum": first_value(self, group, param, "sum")}
 
     def share_memory(self) -> None:
         """Moves the sums to shared memory, as in torch."""

@@ -176,6 +176,6 @@ class FusedAdamW(FusedAdam):
             **options,
         )
 
-    def _assign(self, group: Any, key: str, value: Any) -> Any:
+    def _checked_constant(self, group: Any, key: str, value: Any) -> Any:
         # A checkpoint of Adam has False; as in torch, that does not make AdamW another algorithm.
-        return super()._assign(group, key, True if key == "decoupled_weight_decay" else value)
+        return super()._checked_constant(group, key, True if key == "decoupled_weight_decay" else value)

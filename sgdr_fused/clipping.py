@@ -38,8 +38,8 @@ class Measured:
     """What a step writes down: the norm of the gradients, and how many steps were skipped."""
 
     def __init__(self, skipped: int = 0) -> None:
-        self._norm = torch.zeros((), dtype=torch.float64)
-        self._skipped = torch.tensor(skipped, dtype=torch.int64)
+        self._norm = torch.zeros((), dtype=torch.float64, device="cpu")
+        self._skipped = torch.tensor(skipped, dtype=torch.int64, device="cpu")
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(norm, skipped): the same tensors as long as the device is the same."""
@@ -58,7 +58,7 @@ def for_plan(
     norm, skipped = optimizer._measured.on(device) if measures(options) else (None, None)
     return (
         math.inf if max_value is None else max_value,
-        -1.0 if max_norm is None else max_norm,
+        -1.0 if max_norm is None or math.isinf(max_norm) else max_norm,  # an infinite one only measures
         options["error_if_nonfinite"],
         norm,
         skipped if options["skip_nonfinite"] else None,

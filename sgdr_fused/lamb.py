@@ -100,6 +100,10 @@ class FusedLAMB(FusedOptimizer):
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
+    @classmethod
+    def _family(cls) -> str:
+        return "adam"  # whose moments these are
+
     def _check_constant(self, key: str, value: Any) -> None:
         if key == "eps":
             _checks.rate(key, value)

@@ -26,7 +26,7 @@ def clip(
 
     Args:
         grads: of all parameters; left alone.
-        max_norm: bound on the Euclidean norm of all of them together; None: no bound.
+        max_norm: bound on the Euclidean norm of all of them together; None or infinite: no bound.
         max_value: bound on each element; None: no bound.
 
     Returns:
@@ -42,7 +42,7 @@ def clip(
     if max_value is not None:
         grads = [grad.to(widest_dtype(grad)).clamp(-max_value, max_value) for grad in grads]
     norm = math.sqrt(sum(grad.double().square().sum().item() for grad in grads))
-    if max_norm is not None:
+    if max_norm is not None and not math.isinf(max_norm):
         coefficient = max_norm / (norm + 1e-6)
         coefficient = 1.0 if coefficient > 1.0 else coefficient  # a NaN stays one
         grads = [grad.to(widest_dtype(grad)) * coefficient for grad in grads]

@@ -157,10 +157,6 @@ def _non_leaf() -> Any:
     return make_params((3,))[0] * 2
 
 
-def _twice() -> Any:
-    return make_params((3,)) * 2
-
-
 def _in_two_groups() -> Any:
     params = make_params((3, 4))
     return [{"params": params}, {"params": params[1:]}]
@@ -180,7 +176,6 @@ def _sliding_window() -> Any:
 
 PARAMETERS: list[tuple[str, Callable[[], Any], str]] = [
     ("no_parameters", lambda: [], "empty"),
-    ("twice_in_a_group", _twice, "parameter"),
     ("in_two_groups", _in_two_groups, "parameter"),
     ("non_leaf", lambda: [_non_leaf()], "leaf"),
     ("integer", _integer, "int64"),
@@ -197,7 +192,6 @@ PARAMETERS: list[tuple[str, Callable[[], Any], str]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 @pytest.mark.parametrize("fused", [a.fused for a in ALGORITHMS.values()], ids=list(ALGORITHMS))
 @pytest.mark.parametrize(("make", "says"), [pytest.param(m, s, id=i) for i, m, s in PARAMETERS])
 def test_parameters(fused: Any, make: Callable[[], Any], says: str) -> None:
@@ -205,10 +199,9 @@ def test_parameters(fused: Any, make: Callable[[], Any], says: str) -> None:
         fused(make(), lr=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 @pytest.mark.parametrize(
     "make",
-    [pytest.param(m, id=i) for i, m, _ in PARAMETERS if i in ("twice_in_a_group", "non_leaf", "integer", "expanded")],
+    [pytest.param(m, id=i) for i, m, _ in PARAMETERS if i in ("non_leaf", "integer", "expanded")],
 )
 def test_parameters_added_later(make: Callable[[], Any]) -> None:
     opt = FusedSGD(make_params((3,), seed=9), lr=SCHEDULES[0], momentum=0.9)

@@ -1,0 +1,131 @@
+"""What happens at certain steps, without waiting for the device's clock: cycle-end hooks, the warning past an end."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from ._messages import shown, warn
+
+if TYPE_CHECKING:
+    from ._optimizer import FusedOptimizer
+    from .schedules import Schedule
+
+CycleEndHook = Callable[[Any, int], Any]  # (optimizer, index of the cycle)
+
+
+class HostClock:
+    """The hooks of one optimizer, and what the host knows of its clock.
+
+    Reading the clock waits for the device. So the host counts the steps itself, before each is taken, which is an upper
+    bound: the device may skip a step. Only when the count reaches the end of a cycle does it read. Past the end of a
+    schedule it reads only where a step may have been skipped.
+
+    Attributes:
+        watches: whether there is anything to count steps for.
+    """
+
+    def __init__(self) -> None:
+        self.hooks: OrderedDict[int, CycleEndHook] = OrderedDict()
+        self.watches = False
+        self._warned: set[Schedule] = set()
+        self._ends: list[tuple[int, Schedule]] = []  # last steps of the schedules that have one, in ascending order
+        self.forget()
+
+    def forget(self) -> None:
+        """The clock is no longer what the host knows."""
+        self._count: int | None = None  # the clock, or more than it
+        self._is_exact = True  # whether it is the clock
+        self._schedule: Schedule | None = None
+        self._cycle_end: int | None = None  # what the clock is when the cycle has ended; None: it never does
+
+    def add(self, optimizer: FusedOptimizer, hook: CycleEndHook) -> RemovableHandle:
+        require_cycles(optimizer, "a cycle-end hook")
+        handle = RemovableHandle(self.hooks)
+        self.hooks[handle.id] = hook
+        self.forget()  # steps without hooks were not counted
+        self.watches = True
+        return handle
+
+    def look_out_for(self, schedules: list[Schedule]) -> None:
+        """From here on these schedules stand for rates."""
+        ends = {schedule: schedule.last_step for schedule in schedules if schedule.last_step is not None}
+        left = [(last, schedule) for schedule, last in ends.items() if schedule not in self._warned]
+        self._ends = sorted(left, key=lambda end: end[0])
+        if self._ends and not self.watches:
+            self.forget()
+        self.watches = bool(self.hooks or self._ends)
+
+    def before_step(self, optimizer: FusedOptimizer) -> None:
+        if _is_capturing(optimizer):  # the clock stays where it is, and cannot be read
+            self._is_exact = False
+            return
+        if self._count is None or (self.hooks and schedule_of(optimizer) is not self._schedule):
+            self._look(optimizer)
+        assert self._count is not None
+        if self._ends and self._count > self._ends[0][0]:
+            self._warn(optimizer)
+        self._count += 1
+        if optimizer._options["skip_nonfinite"] or getattr(optimizer, "found_inf", None) is not None:
+            self._is_exact = False
+
+    def after_step(self, optimizer: FusedOptimizer) -> None:
+        if self._count is None or self._cycle_end is None or self._count < self._cycle_end:
+            return
+        if not self.hooks or _is_capturing(optimizer):
+            return
+        ended = self._cycle_end
+        # It is more where replays of a graph went through the end: then nothing is called.
+        if self._look(optimizer) == ended and self._schedule is not None:
+            index = self._schedule.cycle(ended - 1)[0]
+            for hook in tuple(self.hooks.values()):
+                hook(optimizer, index)
+
+    def _look(self, optimizer: FusedOptimizer) -> int:
+        clock = int(optimizer.clock)
+        schedule = schedule_of(optimizer)
+        _, position, length = (0, clock, None) if schedule is None else schedule.cycle(clock)
+        self._count, self._is_exact, self._schedule = clock, True, schedule
+        self._cycle_end = None if length is None else clock - position + length
+        return clock
+
+    def _warn(self, optimizer: FusedOptimizer) -> None:
+        """Of the schedules whose last step is behind us, if it is so."""
+        step = self._count if self._is_exact else self._look(optimizer)
+        assert step is not None
+        while self._ends and step > self._ends[0][0]:
+            last, schedule = self._ends.pop(0)
+            self._warned.add(schedule)
+            warn(
+                f"step {step} is past the end of {shown(schedule)}, whose last step is {last}: the rate stays at "
+                f"{schedule(step):g} from here on. A schedule counts optimizer steps (mini-batches); if its length was "
+                "meant in epochs, multiply it by the steps in one, len(loader)"
+            )
+        self.watches = bool(self.hooks or self._ends)
+
+
+def schedule_of(optimizer: FusedOptimizer) -> Schedule | None:
+    """Whose cycles the optimizer goes by: the first Schedule that stands for a group's lr."""
+    schedules = (group.get("lr_schedule") for group in optimizer._param_groups)
+    return next((schedule for schedule in schedules if schedule is not None), None)
+
+
+def require_cycles(optimizer: FusedOptimizer, what: str) -> None:
+    """Raises where nothing of the learning rate's ever comes to the end of a cycle."""
+    schedule = schedule_of(optimizer)
+    if schedule is None:
+        rates = [group.get("lr") for group in optimizer._param_groups]
+        raise ValueError(f"{what} needs a Schedule for lr, got {shown(rates)}")
+    if not schedule.has_cycles:
+        raise ValueError(
+            f"{what} needs a Schedule with cycles for lr, such as CosineWarmRestarts, got {shown(schedule)}, "
+            "no cycle of which ever ends"
+        )
+
+
+def _is_capturing(optimizer: FusedOptimizer) -> bool:
+    return optimizer._first_device().type == "cuda" and torch.cuda.is_current_stream_capturing()
