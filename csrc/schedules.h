@@ -213,9 +213,17 @@ struct FirstSteps {
   SGDR_HOST_DEVICE int64_t operator[](int64_t i) const { return segments[i].first_step; }
 };
 
-// The schedule's value at step t >= 0.
+// Whatever memory holds where a step is expected is one that all curves, their shifts of at most as
+// much and their tables are made for: steps before the first are the first, later ones the last.
+SGDR_HOST_DEVICE int64_t valid_step(int64_t t) {
+  constexpr int64_t kLastStep = int64_t{1} << 61;  // MAX_STEP of sgdr_fused/_checks.py
+  return t < 0 ? 0 : t < kLastStep ? t : kLastStep;
+}
+
+// The schedule's value at step t, which may be any.
 SGDR_HOST_DEVICE double schedule_value(const Segment* segments, int32_t num_segments,
                                        const ScheduleTables& tables, int64_t t) {
+  t = valid_step(t);
   int64_t i = last_start(FirstSteps{segments}, num_segments, t);
   const int64_t first_step = segments[i].first_step;
   double value = 1.0;

@@ -13,11 +13,12 @@ Schedules are put together with ``2 * s``, ``s1 * s2``, ``s.shifted(n)``, ``Warm
 """
 
 from ._base import Schedule
-from ._compose import Product, Sequential, Shifted, Warmup
+from ._compose import Sequential, Shifted, Warmup
 from ._cosine import CosineAnnealing, CosineCycles, CosineWarmRestarts
 from ._decays import Exponential, InverseTime, MultiStep, Step
 from ._from_torch import from_torch
 from ._one_cycle import OneCycle, OneCycleMomentum
+from ._product import Product
 from ._ramps import Constant, ExponentialRamp, HalfCosine, LinearRamp, Polynomial
 from ._table import Table
 from ._triangular import Triangular, TriangularMomentum

@@ -9,14 +9,44 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _backend, _checks, _plot, reference
+from . import _sizes
+from ._dicts import Reader
 
 _kinds: dict[str, type[Schedule]] = {}
+
+# What torch's schedulers have and users reach for, and what to do instead.
+_OF_SCHEDULERS = {
+    "step": "optimizer.step() advances the clock that it is a function of: leave the call out",
+    "get_last_lr": "ask the optimizer, optimizer.get_last_lr(), or for any step the schedule itself, schedule(t)",
+    "state_dict": "it has no state: optimizer.state_dict() holds the schedule and the clock",
+    "load_state_dict": "it has no state: optimizer.load_state_dict() restores the schedule and the clock",
+}
+
+
+def refuse_foreign(name: str, value: Any, kind: str) -> None:
+    """Raises for what torch's schedulers are made of."""
+    if isinstance(value, torch.optim.Optimizer):
+        raise TypeError(
+            f"a Schedule takes no optimizer: pass it as lr=, as in FusedSGD(parameters, lr={kind}(...)); "
+            f"{name} is a {type(value).__name__}"
+        )
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        raise TypeError(
+            f"a Schedule takes none of torch's schedulers: schedules.from_torch(scheduler) makes Schedules of one; "
+            f"{name} is a {type(value).__name__}"
+        )
+
+
+def _made(kind: str, *fields: Any) -> Schedule:
+    """A schedule of a class that inherits from Schedule, so that its module is not there yet when this one is."""
+    make: Any = _kinds[kind]
+    return make(*fields)
 
 
 class Kind(IntEnum):
@@ -64,6 +94,19 @@ class Schedule:
         if not cls.__name__.startswith("_"):  # one that only others inherit from
             _kinds[cls.__name__] = cls
 
+    if not TYPE_CHECKING:  # which would take them for a constructor and attributes of any kind
+
+        def __new__(cls, *args, **kwargs):
+            names = [field.name for field in dataclasses.fields(cls)]
+            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+                refuse_foreign(name, value, cls.__name__)
+            return super().__new__(cls)
+
+        def __getattr__(self, name):
+            advice = _OF_SCHEDULERS.get(name)
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(f"{text}: a Schedule is no scheduler, {advice}" if advice else text)
+
     def __call__(self, t: int) -> float:
         """The value at step ``t`` >= 0."""
         t = _checks.integer("t", t, 0)
@@ -73,7 +116,7 @@ class Schedule:
         """The values at steps 0 to ``n - 1``: a float64 tensor of shape (n,) on the CPU."""
         n = _checks.integer("n", n, 0)
         if self._compiled is None:
-            return torch.tensor([*map(self._reference, range(n))], dtype=torch.float64)
+            return torch.tensor([*map(self._reference, range(n))], dtype=torch.float64, device="cpu")
         return self._compiled.values(n)
 
     def cycle(self, t: int) -> tuple[int, int, int | None]:
@@ -81,12 +124,30 @@ class Schedule:
 
         A schedule without cycles is one cycle that never ends: ``(0, t, None)``.
         """
-        return 0, _checks.integer("t", t, 0), None
+        return self._cycle(_checks.integer("t", t, 0))
 
     def is_cycle_end(self, t: int) -> bool:
         """Whether step ``t`` is the last of its cycle: another follows it."""
         _, position, length = self.cycle(t)
         return length is not None and position == length - 1
+
+    @property
+    def has_cycles(self) -> bool:
+        """Whether a cycle ever ends, and another follows.
+
+        The end of a part of a :class:`Sequential` counts only if one of its parts has cycles: a warm-up and a
+        plateau are none.
+        """
+        return self._has_cycles_from(0)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that the schedule is made for, or None where it goes on, or stays on purpose.
+
+        What goes on after it hardly trains: :class:`OneCycle` has ended, or the value has fallen below 1 % of where
+        it began. A ramp, a :class:`Polynomial` or a :class:`Table` inside another schedule is a plateau on purpose.
+        """
+        return self._last_step(inside=False)
 
     @property
     def upper_bound(self) -> float:
@@ -95,21 +156,17 @@ class Schedule:
 
     def shifted(self, steps: int) -> Schedule:
         """The schedule from its step ``steps`` on: ``s.shifted(n)(t) == s(t + n)``."""
-        from ._compose import Shifted  # which imports us
+        return _made("Shifted", self, steps)
 
-        return Shifted(self, steps)
-
-    def __mul__(self, other: Any) -> Any:
-        from ._compose import Product  # which imports us
-        from ._ramps import Constant
-
+    def __mul__(self, other: Schedule | float) -> Schedule:
         if isinstance(other, Schedule):
-            return Product((self, other))
+            return _made("Product", (self, other))
         if isinstance(other, Real) and not isinstance(other, bool):
-            return Product((Constant(_checks.rate("factor", other)), self))
+            return _made("Product", (_made("Constant", _checks.rate("factor", other)), self))
         return NotImplemented
 
-    __rmul__ = __mul__  # of a number: two Schedules meet in __mul__
+    def __rmul__(self, other: float) -> Schedule:  # two Schedules meet in __mul__
+        return self.__mul__(other)
 
     def plot(self, num_steps: int, ax: Any = None) -> Any:
         """Draws the values at steps 0 to ``num_steps - 1``.
@@ -157,22 +214,16 @@ class Schedule:
         """The schedule that ``to_dict()`` wrote.
 
         Raises:
-            ValueError: for an unknown kind, and for fields that the kind does not have.
+            ValueError: for an unknown kind, for fields that the kind does not have, and for too many schedules.
         """
-        kind = data.get("kind") if isinstance(data, dict) else None
-        if not isinstance(kind, str) or kind not in _kinds:
-            raise ValueError(f"unknown schedule {data!r}: kind must be one of {sorted(_kinds)}")
-        fields = {name: _from_primitive(value) for name, value in data.items() if name != "kind"}
-        known = {field.name for field in dataclasses.fields(_kinds[kind])}
-        if not fields.keys() <= known:
-            raise ValueError(f"unknown fields {sorted(fields.keys() - known)} of schedule {data!r}")
-        try:
-            return _kinds[kind](**fields)
-        except TypeError as error:
-            raise ValueError(f"cannot make a schedule of {data!r}: {error}") from error
+        schedule: Schedule = Reader(_kinds).schedule(data)
+        return schedule
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(self._fields().values())  # not the compiled form
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Schedule:
+        return type(self)(*self._fields().values())  # what it is made of is as immutable
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -189,6 +240,27 @@ class Schedule:
         return functools.partial(
             getattr(reference, name), **{key: _by_reference(value) for key, value in self._fields().items()}
         )
+
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
+        """``cycle`` of a step that was checked, or lies beyond the last one by a shift."""
+        return 0, t, None
+
+    @functools.cached_property
+    def _first_cycle(self) -> tuple[int, int, int | None]:
+        """That of step 0, which composed schedules ask for at every step."""
+        return self._cycle(0)
+
+    def _has_cycles_from(self, step: int) -> bool:
+        """Whether a cycle ends at `step` or later."""
+        return False
+
+    def _last_step(self, inside: bool) -> int | None:
+        """``last_step``, also for a schedule that stands inside another."""
+        return None
+
+    @functools.cached_property
+    def _size(self) -> _sizes.Size:
+        return _sizes.of_segments(self._segments())
 
     def _curve(self) -> Segment:
         """The one curve of a schedule that is not put together from others."""
@@ -224,12 +296,6 @@ def _to_primitive(value: Any) -> Any:
     if isinstance(value, Schedule):
         return value.to_dict()
     return [_to_primitive(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _from_primitive(value: Any) -> Any:
-    if isinstance(value, dict):
-        return Schedule.from_dict(value)
-    return tuple(_from_primitive(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _by_reference(value: Any) -> Any:

@@ -1,23 +1,28 @@
-"""Schedules made of schedules. All of it happens here: the device sees a list of segments."""
+"""Schedules made of schedules, one at a time. The device sees a list of segments."""
 
 from __future__ import annotations
 
 import bisect
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import _checks
-from ._base import Kind, Schedule, Segment
+from .._messages import shown
+from . import _sizes
+from ._base import Kind, Schedule, Segment, refuse_foreign
 
 
-def _checked(name: str, value: Any) -> Schedule:
-    if not isinstance(value, Schedule):
-        raise TypeError(f"{name} must be a Schedule, got {value!r}")
-    return value
+def checked(name: str, value: Any) -> Schedule:
+    if isinstance(value, Schedule):
+        return value
+    refuse_foreign(name, value, "CosineWarmRestarts")
+    what = shown(value)
+    if isinstance(value, type) and issubclass(value, Schedule):
+        what += f", the class: make one, {value.__name__}(...)"
+    raise TypeError(f"{name} must be a Schedule, got {what}")
 
 
 def _from_step(segments: list[Segment], step: int) -> list[Segment]:
@@ -31,7 +36,12 @@ def _from_step(segments: list[Segment], step: int) -> list[Segment]:
 
 
 def _delayed(segments: list[Segment], steps: int) -> list[Segment]:
-    return [s._replace(first_step=s.first_step + steps, shift=s.shift - steps) for s in segments]
+    """Without those that would begin after the last step of all, and after what 64 bits hold."""
+    return [
+        segment._replace(first_step=segment.first_step + steps, shift=segment.shift - steps)
+        for segment in segments
+        if segment.first_step + steps <= _checks.MAX_STEP
+    ]
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Shifted(Schedule):
 
         value = schedule(t + steps)
 
-    Cycles, their numbers included, are those that the schedule has at step ``t + steps``.
+    Cycles, their numbers included, are those that the schedule has at step ``t + steps``. One that is shifted again
+    is shifted by the sum.
 
     Args:
         schedule: a Schedule.
@@ -61,13 +72,26 @@ class Shifted(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        _checked("schedule", self.schedule)
-        self._set(steps=_checks.integer("steps", self.steps, 0))
-        if max(segment.shift for segment in self._segments()) > _checks.MAX_STEP:
-            raise ValueError(f"steps must not add up to more than 2**61, got {self.steps!r} for {self.schedule!r}")
+        schedule, steps = checked("schedule", self.schedule), _checks.integer("steps", self.steps, 0)
+        if isinstance(schedule, Shifted):
+            steps += schedule.steps
+            schedule = schedule.schedule
+        self._set(schedule=schedule, steps=steps)
+        _sizes.check("schedule", self._size)
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        return self.schedule.cycle(_checks.integer("t", t, 0) + self.steps)
+    @functools.cached_property
+    def _size(self) -> _sizes.Size:
+        return _sizes.shifted(self.schedule._size, self.steps)
+
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
+        return self.schedule._cycle(t + self.steps)
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return self.schedule._has_cycles_from(step + self.steps)
+
+    def _last_step(self, inside: bool) -> int | None:
+        last = self.schedule._last_step(inside)
+        return None if last is None else max(last - self.steps, 0)
 
     @property
     def upper_bound(self) -> float:
@@ -78,81 +102,6 @@ class Shifted(Schedule):
 
     def _cycle_ends(self) -> list[Segment]:
         return _from_step(self.schedule._cycle_ends(), self.steps)
-
-
-@dataclass(frozen=True)
-class Product(Schedule):
-    """Schedules multiplied with each other; ``2 * s`` and ``s1 * s2`` make one.
-
-    ::
-
-        value = factors[0](t) * factors[1](t) * ...
-
-    The cycles are those of the first factor that has any.
-
-    Args:
-        factors: Schedules, at least one; a number is a :class:`Constant`.
-
-    Raises:
-        ValueError, TypeError: naming the argument and its value.
-
-    Example:
-        >>> from sgdr_fused.schedules import Exponential, LinearRamp
-        >>> (2 * LinearRamp(0.0, 1.0, steps=2) * Exponential(1.0, gamma=0.5)).values(4).tolist()
-        [0.0, 0.5, 0.5, 0.25]
-    """
-
-    factors: Sequence[Schedule]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.factors, (list, tuple)) or not self.factors:
-            raise TypeError(f"factors must be a list of Schedules, got {self.factors!r}")
-        self._set(factors=tuple(_checked(f"factors[{i}]", factor) for i, factor in enumerate(self.factors)))
-        bounds = [factor.upper_bound for factor in self.factors]
-        if math.isinf(math.prod(bounds)) and not any(map(math.isinf, bounds)):
-            raise ValueError(f"factors must not reach an infinite product, got {self.factors!r}")
-
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        for factor in self.factors:
-            if factor.cycle(0)[2] is not None:
-                return factor.cycle(t)
-        return super().cycle(t)
-
-    def _cycle_ends(self) -> list[Segment]:
-        for factor in self.factors:
-            if factor.cycle(0)[2] is not None:
-                return factor._cycle_ends()
-        return super()._cycle_ends()
-
-    @property
-    def upper_bound(self) -> float:
-        bounds = [factor.upper_bound for factor in self.factors]
-        return math.inf if any(map(math.isinf, bounds)) else math.prod(bounds)
-
-    def _segments(self) -> list[Segment]:
-        """The factors' segments, cut where any factor's next one begins."""
-        factors = [_groups(factor._segments()) for factor in self.factors]
-        begins = sorted(set().union(*factors))
-        holding = [groups[0] for groups in factors]
-        result = []
-        for begin in begins:
-            holding = [groups.get(begin, held) for groups, held in zip(factors, holding, strict=True)]
-            result += [s._replace(first_step=begin) for s in _without_constants([*itertools.chain(*holding)])]
-        return result
-
-
-def _groups(segments: list[Segment]) -> dict[int, list[Segment]]:
-    """The segments that hold together, by their first step."""
-    return {step: list(group) for step, group in itertools.groupby(segments, lambda s: s.first_step)}
-
-
-def _without_constants(segments: list[Segment]) -> list[Segment]:
-    """The same product in which constants scale the first of the others, if there is one."""
-    curves = [s for s in segments if s.kind != Kind.CONSTANT]
-    if not curves:
-        return segments
-    scale = math.prod(s.scale * s.values[0] for s in segments if s.kind == Kind.CONSTANT)
-    return [curves[0]._replace(scale=curves[0].scale * scale), *curves[1:]]
 
 
 @dataclass(frozen=True)
@@ -190,19 +139,33 @@ class Warmup(Schedule):
     start_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        _checked("schedule", self.schedule)
+        checked("schedule", self.schedule)
         self._set(
             steps=_checks.integer("steps", self.steps, 1),
             start_factor=_checks.between("start_factor", self.start_factor, 0.0, 1.0),
         )
+        _sizes.check("schedule", self._size)
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
-        index, position, length = self.schedule.cycle(max(t - self.steps, 0))
-        if index > self.schedule.cycle(0)[0]:
-            return index, position, length
-        before = self.schedule.cycle(0)[1]  # of a schedule that is shifted
-        return index, before + t, None if length is None else length + self.steps
+    @functools.cached_property
+    def _size(self) -> _sizes.Size:
+        rise = _sizes.Size(1, 0, 1, 1, 1, 0, 0, 0)
+        return _sizes.in_turn([rise, self.schedule._size])
+
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
+        first, before, first_length = self.schedule._first_cycle
+        if t >= self.steps:
+            index, position, length = self.schedule._cycle(t - self.steps)
+            if index > first:
+                return index, position, length
+        # The first cycle of a schedule that is shifted may have begun before.
+        return first, before + t, None if first_length is None else first_length + self.steps
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return self.schedule._has_cycles_from(max(step - self.steps, 0))
+
+    def _last_step(self, inside: bool) -> int | None:
+        last = self.schedule._last_step(inside=True)
+        return None if last is None else last + self.steps
 
     @property
     def upper_bound(self) -> float:
@@ -248,28 +211,43 @@ class Sequential(Schedule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedules, (list, tuple)) or not self.schedules:
-            raise TypeError(f"schedules must be a list, got {self.schedules!r}")
+            raise TypeError(f"schedules must be a list, got {shown(self.schedules)}")
+        if len(self.schedules) > _sizes.MAX_SCHEDULES:
+            raise ValueError(f"schedules must be at most {_sizes.MAX_SCHEDULES:,}, got {len(self.schedules):,}")
         parts = []
         for i, part in enumerate(self.schedules[:-1]):
             name = f"schedules[{i}]"
             if not isinstance(part, (list, tuple)) or len(part) != 2:
-                raise TypeError(f"{name} must be a pair (schedule, steps), got {part!r}")
-            parts.append((_checked(f"{name}[0]", part[0]), _checks.integer(f"{name}[1]", part[1], 1)))
-        last = _checked(f"schedules[{len(parts)}], the last,", self.schedules[-1])
+                raise TypeError(f"{name} must be a pair (schedule, steps), got {shown(part)}")
+            parts.append((checked(f"{name}[0]", part[0]), _checks.integer(f"{name}[1]", part[1], 1)))
+        last = checked(f"schedules[{len(parts)}], the last,", self.schedules[-1])
         if sum(steps for _, steps in parts) > _checks.MAX_STEP:
-            raise ValueError(f"schedules must not have more than 2**61 steps in all, got {self.schedules!r}")
+            raise ValueError(f"schedules must not have more than 2**61 steps in all, got {shown(self.schedules)}")
         self._set(schedules=(*parts, last))
+        _sizes.check("schedules", self._size)
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
+    @functools.cached_property
+    def _size(self) -> _sizes.Size:
+        return _sizes.in_turn([schedule._size for schedule in self._parts])
+
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
         part = bisect.bisect_right(self._begins, t) - 1
         schedule, begin = self._parts[part], self._begins[part]
-        index, position, length = schedule.cycle(t - begin)
-        before = sum(self._numbers_of_cycles[:part]) - schedule.cycle(0)[0]
+        index, position, length = schedule._cycle(t - begin)
         if part + 1 < len(self._begins):
             rest = self._begins[part + 1] - t  # steps to the end of the part, with this one
             length = position + rest if length is None else min(length, position + rest)
-        return before + index, position, length
+        return self._cycles_before[part] + index - schedule._first_cycle[0], position, length
+
+    def _has_cycles_from(self, step: int) -> bool:
+        """The ends of cycle-less parts count only beside a part that has cycles."""
+        part = bisect.bisect_right(self._begins, step) - 1
+        later = zip(self._parts[part:], self._begins[part:], strict=True)
+        return any(schedule._has_cycles_from(max(step - begin, 0)) for schedule, begin in later)
+
+    def _last_step(self, inside: bool) -> int | None:
+        last = self._parts[-1]._last_step(inside=True)
+        return None if last is None else last + self._begins[-1]
 
     @property
     def upper_bound(self) -> float:
@@ -284,9 +262,12 @@ class Sequential(Schedule):
         return [0, *itertools.accumulate(steps for _, steps in self.schedules[:-1])]
 
     @functools.cached_property
-    def _numbers_of_cycles(self) -> list[int]:
-        """Of each part but the last."""
-        return [schedule.cycle(steps - 1)[0] - schedule.cycle(0)[0] + 1 for schedule, steps in self.schedules[:-1]]
+    def _cycles_before(self) -> list[int]:
+        """Each part."""
+        counts = [
+            schedule._cycle(steps - 1)[0] - schedule._first_cycle[0] + 1 for schedule, steps in self.schedules[:-1]
+        ]
+        return [0, *itertools.accumulate(counts)]
 
     def _segments(self) -> list[Segment]:
         return [segment for part in self._delayed_parts(lambda schedule: schedule._segments()) for segment in part]
@@ -308,5 +289,7 @@ class Sequential(Schedule):
         """What holds in each part, in steps of the whole."""
         return [
             [segment for segment in _delayed(segments_of(schedule), begin) if segment.first_step < end]
-            for schedule, begin, end in zip(self._parts, self._begins, [*self._begins[1:], math.inf], strict=True)
+            for schedule, begin, end in zip(
+                self._parts, self._begins, [*self._begins[1:], _checks.MAX_STEP + 1], strict=True
+            )
         ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import _checks
+from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
 # Cycles of growing length that are told apart, and where the last of them ends at the latest: 64-bit
@@ -86,11 +87,13 @@ class CosineWarmRestarts(Schedule):
         if self.eta_min > self.max_lr:
             raise ValueError(f"eta_min must be <= max_lr, got {self.eta_min!r} > {self.max_lr!r}")
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
         if not self._cycle_starts:
             return t // self.T_0, t % self.T_0, self.T_0
         return _cosine_cycle(t, self._cycle_starts)
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return True
 
     @property
     def upper_bound(self) -> float:
@@ -152,7 +155,7 @@ class CosineCycles(Schedule):
         lengths = _checks.integers("lengths", self.lengths, 1)
         if not 1 <= len(lengths) <= MAX_CYCLES or sum(lengths) > _checks.MAX_STEP:
             raise ValueError(
-                f"lengths must be 1 to {MAX_CYCLES} integers with a sum of at most 2**61, got {self.lengths!r}"
+                f"lengths must be 1 to {MAX_CYCLES} integers with a sum of at most 2**61, got {shown(self.lengths)}"
             )
         self._set(
             max_lr=_checks.rate("max_lr", self.max_lr),
@@ -164,8 +167,11 @@ class CosineCycles(Schedule):
         if self.eta_min > self.max_lr:
             raise ValueError(f"eta_min must be <= max_lr, got {self.eta_min!r} > {self.max_lr!r}")
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        return _cosine_cycle(_checks.integer("t", t, 0), self._cycle_starts)
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
+        return _cosine_cycle(t, self._cycle_starts)
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return True
 
     @property
     def upper_bound(self) -> float:
@@ -222,9 +228,11 @@ class CosineAnnealing(Schedule):
         if self.eta_min > self.max_lr:
             raise ValueError(f"eta_min must be <= max_lr, got {self.eta_min!r} > {self.max_lr!r}")
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
         return t // (2 * self.T_max), t % (2 * self.T_max), 2 * self.T_max
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return True
 
     @property
     def upper_bound(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import _checks
+from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
 
@@ -131,7 +132,7 @@ class MultiStep(Schedule):
     def __post_init__(self) -> None:
         milestones = _checks.integers("milestones", self.milestones, 0)
         if list(milestones) != sorted(milestones):
-            raise ValueError(f"milestones must be in ascending order, got {self.milestones!r}")
+            raise ValueError(f"milestones must be in ascending order, got {shown(self.milestones)}")
         self._set(
             lr=_checks.rate("lr", self.lr),
             milestones=milestones,

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 from torch.optim import lr_scheduler as torch_schedulers
 
-from .. import _checks
+from .. import _checks, _messages
+from .._messages import shown
 from ._base import Schedule
+from ._sizes import MAX_ENTRIES
 from ._table import Table
-from ._torch_futures import FUTURES, TABULATED, future, future_momentum, momentum_of, moves_momentum, name_of, parts_of
+from ._torch_futures import (
+    FUTURES,
+    TABULATED,
+    future,
+    future_momentum,
+    has_ended,
+    largest_of,
+    momentum_of,
+    moves_momentum,
+    name_of,
+    never_negative,
+    parts_of,
+)
 
 
 def from_torch(
@@ -34,18 +47,21 @@ def from_torch(
     or chain anything but factors have no closed form. A copy of such a scheduler is stepped here and now, and
     the values make a :class:`Table`, which holds its last one from there on; a warning says so.
 
+    Rates that torch makes negative by rounding 0 are 0. The step past its end that OneCycleLR takes, where a straight
+    line goes below 0, has the rate of the end.
+
     Args:
         scheduler: of the classes in ``torch.optim.lr_scheduler``, except ReduceLROnPlateau. It and its optimizer
             are left as they are.
         hyperparameter: "lr"; or "momentum", the momentum or first beta that CyclicLR and OneCycleLR move.
-        num_steps: length of a table, where one is needed; an integer >= 1.
+        num_steps: length of a table, where one is needed; an integer >= 1, and at most 16,777,216.
 
     Returns:
         one Schedule per group of the scheduler's optimizer.
 
     Raises:
         ValueError, TypeError: for a scheduler that cannot be converted, with the reason: one whose rate depends
-            on more than the number of steps, or a subclass with a rule of its own.
+            on more than the number of steps, one with really negative rates, or a subclass with a rule of its own.
 
     Example:
         >>> import torch
@@ -57,8 +73,10 @@ def from_torch(
         [1.0, 0.5, 0.5, 0.25]
     """
     if hyperparameter not in ("lr", "momentum"):
-        raise ValueError(f"hyperparameter must be 'lr' or 'momentum', got {hyperparameter!r}")
+        raise ValueError(f"hyperparameter must be 'lr' or 'momentum', got {shown(hyperparameter)}")
     num_steps = _checks.integer("num_steps", num_steps, 1)
+    if num_steps > MAX_ENTRIES:
+        raise ValueError(f"num_steps must be at most {MAX_ENTRIES:,}, got {num_steps!r}")
     _check(scheduler)
     groups = scheduler.optimizer.param_groups
     if hyperparameter == "momentum" and not moves_momentum(scheduler):
@@ -67,10 +85,8 @@ def from_torch(
     schedules = []
     for i, group in enumerate(groups):
         try:
-            if hyperparameter == "lr":
-                schedules.append(future(scheduler, i, float(group["lr"])))
-            else:
-                schedules.append(future_momentum(scheduler, i, momentum_of(group)))
+            now = never_negative(_value(scheduler, hyperparameter, group, []), largest_of(scheduler, i))
+            schedules.append((future if hyperparameter == "lr" else future_momentum)(scheduler, i, now))
         # NoClosedFormError, and what closed forms make of numbers that torch alone takes.
         except (ValueError, TypeError, ArithmeticError) as reason:
             if not tables:
@@ -88,13 +104,15 @@ def _check(scheduler: Any) -> None:
         )
     known = next((cls for cls in type(scheduler).__mro__ if cls in FUTURES or cls in TABULATED), None)
     if known is None:
-        raise TypeError(f"scheduler must be one of torch.optim.lr_scheduler's that can be converted, got {scheduler!r}")
+        raise TypeError(
+            f"scheduler must be one of torch.optim.lr_scheduler's that can be converted, got {shown(scheduler)}"
+        )
     own = {name for cls in type(scheduler).__mro__[: type(scheduler).__mro__.index(known)] for name in vars(cls)}
     own |= {name for name in vars(scheduler) if callable(getattr(known, name, None))}
     changed = sorted(name for name in own if hasattr(known, name) and not name.startswith("__"))
     if changed:
         raise TypeError(
-            f"scheduler must keep to the rule of {known.__name__}, got {scheduler!r}, which has its own {changed}"
+            f"scheduler must keep to the rule of {known.__name__}, got {shown(scheduler)}, which has its own {changed}"
         )
     groups, rates = len(scheduler.optimizer.param_groups), len(getattr(scheduler, "base_lrs", scheduler._last_lr))
     if groups != rates:
@@ -104,6 +122,16 @@ def _check(scheduler: Any) -> None:
 
 
 # ---- what has no closed form
+
+
+def _value(scheduler: Any, hyperparameter: str, group: dict[str, Any], before: list[float]) -> float:
+    """What a group has now; `before` are its values in the steps before."""
+    if hyperparameter == "momentum":
+        return momentum_of(group)
+    rate = float(group["lr"])
+    if rate < 0 and has_ended(scheduler):
+        return before[-1] if before else max(float(group["min_lr"]), 0.0)
+    return rate
 
 
 class _Groups:
@@ -141,18 +169,19 @@ def _tabulated(scheduler: Any, hyperparameter: str, num_steps: int, reason: str)
             if k > 0:
                 twin.step()
         except Exception as error:
-            end = f" (there the scheduler raised {error!r})"
+            end = f" (there the scheduler raised {shown(error)})"
             break
         for column, group in zip(columns, groups.param_groups, strict=True):
-            column.append(float(group["lr"]) if hyperparameter == "lr" else momentum_of(group))
+            column.append(_value(twin, hyperparameter, group, column))
     try:
-        tables = [Table(column) for column in columns]
+        tables = []
+        for i, column in enumerate(columns):
+            largest = max(largest_of(scheduler, i), *column)
+            tables.append(Table([never_negative(value, largest) for value in column]))
     except ValueError as error:
         raise ValueError(f"scheduler cannot be converted: {name_of(scheduler)} has {error}") from error
-    warnings.warn(
+    _messages.warn(
         f"{name_of(scheduler)} was tabulated for {len(columns[0])} steps{end}, and its last {hyperparameter} holds "
-        f"from there on; num_steps says how many. It has no closed form: {reason}",
-        UserWarning,
-        stacklevel=3,
+        f"from there on; num_steps says how many. It has no closed form: {reason}"
     )
     return tables

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .. import _checks
+from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
 # To the RampMode of csrc/schedules.h.
@@ -23,17 +26,19 @@ class _Cycle(Schedule):
 
     def _check_phases(self) -> None:
         if not isinstance(self.three_phase, bool):
-            raise TypeError(f"three_phase must be True or False, got {self.three_phase!r}")
+            raise TypeError(f"three_phase must be True or False, got {shown(self.three_phase)}")
         if not isinstance(self.anneal_strategy, str) or self.anneal_strategy not in _STRATEGIES:
-            raise ValueError(f"anneal_strategy must be one of {sorted(_STRATEGIES)}, got {self.anneal_strategy!r}")
+            raise ValueError(f"anneal_strategy must be one of {sorted(_STRATEGIES)}, got {shown(self.anneal_strategy)}")
         self._set(
             total_steps=_checks.integer("total_steps", self.total_steps, 2),
             pct_start=_checks.between("pct_start", self.pct_start, 0.0, 1.0),
         )
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
         return (0, t, self.total_steps) if t < self.total_steps else (1, t - self.total_steps, None)
+
+    def _has_cycles_from(self, step: int) -> bool:
+        return step < self.total_steps
 
     def _corners(self) -> tuple[float, ...]:
         """What the phases lead from, through and to: one value more than there are phases."""
@@ -90,7 +95,7 @@ class OneCycle(_Cycle):
 
     Args:
         max_lr: the peak; finite, >= 0.
-        total_steps: steps of the cycle; an integer >= 2.
+        total_steps: steps of the cycle, which are mini-batches; an integer >= 2.
         pct_start: part of the steps in which the rate rises; in [0, 1].
         anneal_strategy: "cos" or "linear".
         base_momentum: the momentum at the rate's peak; finite, >= 0.
@@ -98,6 +103,7 @@ class OneCycle(_Cycle):
         div_factor: ``max_lr`` over the rate at step 0; finite, > 0.
         final_div_factor: the rate at step 0 over that at the end; finite, > 0.
         three_phase: whether the fall to ``initial`` is a phase of its own.
+        epochs, steps_per_epoch: instead of ``total_steps``, which becomes their product; integers >= 1.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -110,12 +116,14 @@ class OneCycle(_Cycle):
         [0.95, 0.85, 0.95, 0.95]
         >>> lr.is_cycle_end(9)
         True
+        >>> OneCycle(1.0, epochs=3, steps_per_epoch=100).total_steps
+        300
 
     Source: Smith & Topin, "Super-convergence" (2018); ``torch.optim.lr_scheduler.OneCycleLR``.
     """
 
     max_lr: float
-    total_steps: int
+    total_steps: int = None  # type: ignore[assignment]  # left out only where the last two fields give it
     pct_start: float = 0.3
     anneal_strategy: str = "cos"
     base_momentum: float = 0.85
@@ -123,8 +131,11 @@ class OneCycle(_Cycle):
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     three_phase: bool = False
+    epochs: dataclasses.InitVar[int | None] = dataclasses.field(default=None, kw_only=True)
+    steps_per_epoch: dataclasses.InitVar[int | None] = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, epochs: int | None, steps_per_epoch: int | None) -> None:
+        self._set(total_steps=_number_of_steps(self.total_steps, epochs, steps_per_epoch))
         self._check_phases()
         self._set(max_lr=_checks.rate("max_lr", self.max_lr))
         for name in ("div_factor", "final_div_factor"):
@@ -158,10 +169,26 @@ class OneCycle(_Cycle):
     def upper_bound(self) -> float:
         return max(self._corners())
 
+    def _last_step(self, inside: bool) -> int | None:
+        return self.total_steps - 1
+
     def _corners(self) -> tuple[float, ...]:
         initial = self.max_lr / self.div_factor
         lowest = initial / self.final_div_factor
         return (initial, self.max_lr, initial, lowest) if self.three_phase else (initial, self.max_lr, lowest)
+
+
+def _number_of_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> Any:
+    if epochs is None and steps_per_epoch is None:
+        if total_steps is None:
+            raise ValueError("total_steps must be given, or epochs and steps_per_epoch, got None for all three")
+        return total_steps
+    if total_steps is not None:
+        raise ValueError(
+            "total_steps must be left out where epochs and steps_per_epoch are given, "
+            f"got {shown(total_steps)}, {shown(epochs)} and {shown(steps_per_epoch)}"
+        )
+    return _checks.integer("epochs", epochs, 1) * _checks.integer("steps_per_epoch", steps_per_epoch, 1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,11 @@ from .. import _checks
 from ._base import Kind, Schedule, Segment
 
 
+def last_step_of_fall(start: float, end: float, steps: int, inside: bool) -> int | None:
+    """``last_step`` of what stays at `end`: a fall to next to nothing, unless it stands inside another schedule."""
+    return steps if end < 0.01 * start and not inside else None
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same value at every step.
@@ -55,6 +60,9 @@ class _Ramp(Schedule):
     @property
     def upper_bound(self) -> float:
         return max(self.start, self.end)
+
+    def _last_step(self, inside: bool) -> int | None:
+        return last_step_of_fall(self.start, self.end, self.steps, inside)
 
     def _curve(self) -> Segment:
         return Segment(Kind.RAMP, self._mode, [self.start, self.end, 0.0, 0.0], [self.steps, self.steps])
@@ -185,6 +193,9 @@ class Polynomial(Schedule):
     @property
     def upper_bound(self) -> float:
         return self.start
+
+    def _last_step(self, inside: bool) -> int | None:
+        return last_step_of_fall(self.start, self.end, self.steps, inside)
 
     def _curve(self) -> Segment:
         return Segment(Kind.POLYNOMIAL, values=[self.start, self.end, self.power], lengths=[self.steps])

@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from .. import _checks
+from .._messages import shown
 from ._base import Kind, Schedule, Segment
+from ._ramps import last_step_of_fall
+from ._sizes import MAX_ENTRIES
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Table(Schedule):
 
     Args:
         entries: a list, a tuple, a one-dimensional tensor or array of finite numbers >= 0, at least one; or
-            a function of the step.
+            a function of the step. At most 16,777,216.
         num_steps: with a function, the steps 0 to ``num_steps - 1`` to call it for; an integer >= 1.
 
     Raises:
@@ -42,21 +45,31 @@ class Table(Schedule):
         entries: Any = self.entries
         if callable(entries) and not isinstance(entries, Tensor):
             number = _checks.integer("num_steps", num_steps, 1)
+            if number > MAX_ENTRIES:
+                raise ValueError(f"num_steps must be at most {MAX_ENTRIES:,}, got {number!r}")
             entries = [entries(t) for t in range(number)]
         elif num_steps is not None:
-            raise ValueError(f"num_steps must be None unless entries is a function, got {num_steps!r}")
+            raise ValueError(f"num_steps must be None unless entries is a function, got {shown(num_steps)}")
+        elif isinstance(entries, Tensor) and entries.is_meta:
+            raise ValueError(f"entries must have values, got a tensor of shape {tuple(entries.shape)} on meta")
         elif hasattr(entries, "tolist"):  # a tensor or an array
             entries = entries.tolist()
         if not isinstance(entries, (list, tuple)):
-            raise TypeError(f"entries must be a list of numbers or a function, got {self.entries!r}")
+            raise TypeError(f"entries must be a list of numbers or a function, got {shown(self.entries)}")
         if not entries:
-            raise ValueError(f"entries must not be empty, got {self.entries!r}")
+            raise ValueError(f"entries must not be empty, got {shown(self.entries)}")
+        if len(entries) > MAX_ENTRIES:
+            raise ValueError(f"entries must be at most {MAX_ENTRIES:,} numbers, got {len(entries):,}")
         self._set(entries=tuple(_checks.rate(f"entries[{t}]", value) for t, value in enumerate(entries)))
 
     @property
     def upper_bound(self) -> float:
         assert isinstance(self.entries, tuple)  # __post_init__ has made it one
         return max(self.entries)
+
+    def _last_step(self, inside: bool) -> int | None:
+        assert isinstance(self.entries, tuple)
+        return last_step_of_fall(max(self.entries), self.entries[-1], len(self.entries) - 1, inside)
 
     def _curve(self) -> Segment:
         assert isinstance(self.entries, tuple)

@@ -11,10 +11,11 @@ from typing import Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ._base import Schedule
-from ._compose import Product, Sequential
+from ._compose import Sequential
 from ._cosine import CosineAnnealing, CosineWarmRestarts
 from ._decays import Exponential, MultiStep, Step
 from ._one_cycle import OneCycle, OneCycleMomentum
+from ._product import Product
 from ._ramps import Constant, LinearRamp, Polynomial
 from ._triangular import Triangular, TriangularMomentum
 
@@ -30,6 +31,36 @@ def name_of(scheduler: Any) -> str:
 def parts_of(scheduler: Any) -> list[Any]:
     """The schedulers that one is made of."""
     return [*scheduler._schedulers] if isinstance(scheduler, COMPOSED) else []
+
+
+def has_ended(scheduler: Any) -> bool:
+    """Whether it is OneCycleLR, or contains one, on the one step that torch takes past its end."""
+    if isinstance(scheduler, torch_schedulers.OneCycleLR):
+        return bool(scheduler.last_epoch >= scheduler.total_steps)
+    return any(map(has_ended, parts_of(scheduler)))
+
+
+def largest_of(scheduler: Any, i: int) -> float:
+    """The largest value that is known of a group, which tells what is rounding of it."""
+    group = scheduler.optimizer.param_groups[i]
+    known = [group[key] for key in ("initial_lr", "max_lr", "max_momentum") if key in group]
+    parts = [largest_of(part, i) for part in parts_of(scheduler)]
+    if hasattr(scheduler, "max_lrs"):  # CyclicLR's
+        known.append(scheduler.max_lrs[i])
+    return max(map(float, [*known, *parts, 0.0]))
+
+
+def never_negative(value: float, largest: float) -> float:
+    """0 for what torch made of 0 by rounding: LinearLR with an ``end_factor`` of 0 ends at -4e-18.
+
+    Raises:
+        ValueError: for what is really negative.
+    """
+    if not value < 0:
+        return value
+    if value < -1e-9 * largest:
+        raise ValueError(f"the value {value!r}, and those of a Schedule are >= 0")
+    return 0.0
 
 
 # ---- the rate

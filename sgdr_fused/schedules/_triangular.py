@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import _checks
+from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
 # In the order of TriangularMode in csrc/schedules.h.
@@ -36,16 +37,19 @@ class _Triangle(Schedule):
         if low > high:
             raise ValueError(f"{self._low} must be <= {self._high}, got {low!r} > {high!r}")
         if self.mode not in _MODES:
-            raise ValueError(f"mode must be one of {_MODES}, got {self.mode!r}")
+            raise ValueError(f"mode must be one of {_MODES}, got {shown(self.mode)}")
 
-    def cycle(self, t: int) -> tuple[int, int, int | None]:
-        t = _checks.integer("t", t, 0)
+    def _cycle(self, t: int) -> tuple[int, int, int | None]:
         length = sum(self._lengths())
         return t // length, t % length, length
 
+    def _has_cycles_from(self, step: int) -> bool:
+        return True
+
     @property
     def upper_bound(self) -> float:
-        return getattr(self, self._high)
+        high: float = getattr(self, self._high)
+        return high
 
     def _lengths(self) -> list[int]:
         assert self.step_size_down is not None  # __post_init__ has filled it in
