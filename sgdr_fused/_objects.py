@@ -21,10 +21,8 @@ from ._messages import shown
 Undo = Callable[[], Any]
 
 # Attributes behind which a loader, a sampler or a dataset keeps what it is made of.
-_MADE_OF = frozenset(
-    "loader dataloader base_dataloader dataset datasets data_source sampler samplers batch_sampler "
-    "transform transforms target_transform collate_fn".split()
-)
+_MADE_OF = frozenset(["loader", "dataloader", "base_dataloader", "dataset", "datasets", "data_source"])
+_MADE_OF |= {"sampler", "samplers", "batch_sampler", "transform", "transforms", "target_transform", "collate_fn"}
 _DEPTH = 3  # of lists in dicts in lists
 
 

@@ -52,9 +52,9 @@ def schedules(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps:
     if not isinstance(schedules, Iterable) or isinstance(schedules, str):
         raise TypeError(f"schedules must be a list of Schedules, or a dict of them, got {shown(schedules)}")
     labelled = list(schedules.items()) if isinstance(schedules, Mapping) else [(repr(each), each) for each in schedules]
-    for label, each in labelled:
-        if not callable(getattr(each, "values", None)) or isinstance(each, (Mapping, type)):
-            raise TypeError(f"schedules must be Schedules, got {shown(each)} for {shown(label)}")
+    for label, schedule in labelled:
+        if not callable(getattr(schedule, "values", None)) or isinstance(schedule, (Mapping, type)):
+            raise TypeError(f"schedules must be Schedules, got {shown(schedule)} for {shown(label)}")
     values = [(label, schedule.values(num_steps).numpy()) for label, schedule in labelled]
     ax = _axes(ax)
     for label, each in values:

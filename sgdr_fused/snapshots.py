@@ -52,7 +52,8 @@ class SnapshotEnsemble:
 
     Args:
         model: whose parameters and buffers are saved; the model itself is left as it is by predictions.
-        optimizer: a fused optimizer with a Schedule for ``lr`` that has cycles. None: only to predict from what is there.
+        optimizer: a fused optimizer with a Schedule for ``lr`` that has cycles. None: only to predict from what is
+            there.
         directory: made if it is not there.
         on_error: what becomes of a training when a snapshot cannot be written, because the disk is full, say: with
             "raise" the OSError comes out of ``optimizer.step()``, which has been done; with "warn" there is a warning,
