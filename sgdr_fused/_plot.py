@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _checks
+from ._messages import shown
 from ._suggestions import RULES
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 def _axes(ax: Any) -> Any:
     """`ax`, or the Axes of a new Figure, which is not pyplot's: it goes when nobody holds it."""
     if ax is not None:
+        if not callable(getattr(ax, "plot", None)) or not callable(getattr(ax, "axvline", None)):
+            raise TypeError(f"ax must be matplotlib Axes, such as figure.subplots() returns, got {shown(ax)}")
         return ax
     try:
         from matplotlib.figure import Figure
@@ -46,7 +49,12 @@ def range_test(result: LRFindResult, ax: Any) -> Any:
 
 def schedules(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps: int, ax: Any) -> Any:
     num_steps = _checks.integer("num_steps", num_steps, 1)
-    labelled = schedules.items() if isinstance(schedules, Mapping) else [(repr(each), each) for each in schedules]
+    if not isinstance(schedules, Iterable) or isinstance(schedules, str):
+        raise TypeError(f"schedules must be a list of Schedules, or a dict of them, got {shown(schedules)}")
+    labelled = list(schedules.items()) if isinstance(schedules, Mapping) else [(repr(each), each) for each in schedules]
+    for label, schedule in labelled:
+        if not callable(getattr(schedule, "values", None)) or isinstance(schedule, (Mapping, type)):
+            raise TypeError(f"schedules must be Schedules, got {shown(schedule)} for {shown(label)}")
     values = [(label, schedule.values(num_steps).numpy()) for label, schedule in labelled]
     ax = _axes(ax)
     for label, each in values:

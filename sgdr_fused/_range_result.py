@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from . import _checks, _plot
+from ._messages import shown
 from ._suggestions import RULES
+
+LASTING, USUAL = 5, 20  # points: see divergence()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,12 @@ class LRFindResult:
     smoothing: float
     diverged: bool
 
+    def __post_init__(self) -> None:
+        for name, values in (("lrs", self.lrs), ("losses", self.losses)):
+            if not isinstance(values, Tensor) or values.dim() != 1 or len(values) != len(self.lrs):
+                got = f"one of shape {tuple(values.shape)}" if isinstance(values, Tensor) else shown(values)
+                raise TypeError(f"{name} must be a tensor of shape (n,), the same n for lrs and losses, got {got}")
+
     @property
     def smoothed(self) -> Tensor:
         """The losses, smoothed; a float64 tensor of shape (n,).
@@ -49,12 +58,12 @@ class LRFindResult:
             mean[i] = smoothing * mean[i - 1] + (1 - smoothing) * losses[i],   mean[-1] = 0
             smoothed[i] = mean[i] / (1 - smoothing**(i + 1))
         """
-        return torch.tensor(smoothed(self.losses.tolist(), self.smoothing), dtype=torch.float64)
+        return torch.tensor(smoothed(self.losses.tolist(), self.smoothing), dtype=torch.float64, device="cpu")
 
     @property
     def group_lrs(self) -> Tensor:
         """The rates of every group; a float64 tensor of shape (n, groups)."""
-        return self.lrs[:, None] * torch.tensor(self.ratios, dtype=torch.float64)
+        return self.lrs[:, None] * torch.tensor(self.ratios, dtype=torch.float64, device="cpu")
 
     def suggestion(self, method: str = "valley", skip_start: int = 10, skip_end: int = 5) -> float:
         """A rate to train with, for the group with the largest one; times ``ratios`` for the others.
@@ -85,8 +94,8 @@ class LRFindResult:
         ``callback.schedule``. Its valley lies half-way in the code, two thirds of the way in its text, which is what
         this one does; its differences are forward ones. skip_start and skip_end are torch-lr-finder's.
         """
-        if method not in RULES:
-            raise ValueError(f"method must be one of {sorted(RULES)}, got {method!r}")
+        if not isinstance(method, str) or method not in RULES:
+            raise ValueError(f"method must be one of {sorted(RULES)}, got {shown(method)}")
         skip_start = _checks.integer("skip_start", skip_start, 0)
         skip_end = _checks.integer("skip_end", skip_end, 0)
         kept = slice(skip_start, max(len(self.lrs) - skip_end, skip_start))
@@ -122,12 +131,27 @@ def smoothed(losses: list[float], smoothing: float) -> list[float]:
 
 
 def divergence(losses: list[float], smoothing: float, factor: float) -> int | None:
-    """How many losses there are up to the one that diverged: with it if it is finite; None if none did."""
-    best = math.inf
-    for i, value in enumerate(smoothed(losses, smoothing)):
-        if not math.isfinite(value):
-            return i
-        if value > best + (factor - 1) * abs(best):
-            return i + 1
-        best = min(best, value)
+    """How many losses there are up to the first that diverged: with it if it is finite; None if none did.
+
+    The rule is in the docstring of :func:`~sgdr_fused.lr_find`. It looks at 20 losses because the largest of a few is
+    soon surpassed by chance: that five in a row are above 20 others happens once in 53,130 times.
+    """
+    means = smoothed(losses, smoothing)
+    best, lowest = math.inf, None  # and the point at which it was
+    run = 0  # so many losses in a row are above the usual ones
+    first = None  # the point of the run from which on the smoothed loss is above the bound
+    for i, (loss, mean) in enumerate(zip(losses, means, strict=True)):
+        if not math.isfinite(mean):
+            return i if first is None else first + 1
+        if lowest is not None:
+            seen = max(lowest + 1, min(USUAL, i - run))
+            run = run + 1 if loss > max(losses[max(lowest + 1 - USUAL, 0) : seen]) else 0
+        if run and mean > best + (factor - 1) * abs(best):
+            first = i if first is None else first
+            if run >= LASTING:
+                return first + 1
+        else:
+            first = None
+        if run == 0 and i + 1 >= LASTING and max(means[i + 1 - LASTING : i + 1]) <= best:
+            best, lowest = max(means[i + 1 - LASTING : i + 1]), i
     return None

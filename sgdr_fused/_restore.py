@@ -1,177 +1,226 @@
-"""Undoes a trial: what was done to a model, its optimizer, the loaders and the random numbers inside a block."""
+"""Undoes a trial: what was done to a model, its optimizer, the loaders, callbacks and random numbers."""
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
+from torch.utils.data import DataLoader
 
+from ._messages import shown
+from ._objects import attributes, data_objects, is_iterator, owners, refill, without_repeats
 from ._optimizer import FusedOptimizer
-from ._displays import display_of
-from ._hypers import first
-from ._tracked import ParamState
+
+Undo = Callable[[], Any]
+
+# Their attributes belong to torch's own machinery, part of which is in C++, and come right by themselves.
+_WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.jit", "torch.fx")
 
 
-@contextlib.contextmanager
-def restored(model: nn.Module, optimizer: FusedOptimizer, loaders: Iterable[Any]) -> Iterator[None]:
-    """Whatever ends the block, everything is as it was before, bit for bit, in the same tensors and objects.
+class Saved:
+    """All that a trial may change, as it was when this was made, which changes nothing itself.
 
-    That is: parameters and buffers, their gradients, ``requires_grad`` and modules' modes; the optimizer's groups,
-    state and clock; the random numbers of torch (CPU and the devices in use), Python and NumPy, and the
-    generators and states of the loaders' samplers. The block starts without gradients.
+    Parameters and buffers, their gradients, ``requires_grad``, attributes and modes of modules; the optimizer's groups,
+    state and clock; attributes and random generators of the loaders, their samplers and datasets, of the
+    criterion and of the objects whose methods are hooks; the random numbers of torch, Python and NumPy.
+    Everything comes back bit for bit, in the same tensors and objects.
+
+    Args:
+        functions: what the trial calls: its loss, and the like.
+
+    Attributes:
+        lost: what cannot be restored, a phrase each.
     """
-    tensors = _tensors(model, optimizer)
-    with (
-        _random_numbers({tensor.device for tensor in tensors}),
-        _samplers(loaders),
-        _modules(model),
-        _optimizer(optimizer),
-        _values([*tensors, *optimizer._measured.on(optimizer._first_device())]),
-        _gradients([tensor for tensor in tensors if tensor.is_leaf or tensor.retains_grad]),
-    ):
-        yield
+
+    def __init__(
+        self, model: nn.Module, optimizer: FusedOptimizer, loaders: Iterable[Any], functions: Iterable[Any]
+    ) -> None:
+        loaders = [loader for loader in loaders if loader is not None]
+        data = data_objects(loaders)
+        transforms = [each for each in data if isinstance(each, nn.Module)]
+        called, extra = owners([*functions, *_hooks(model, optimizer)], but={id(model), id(optimizer)})
+        roots = (model, *extra, *transforms)
+        modules = list({id(module): module for root in roots for module in root.modules()}.values())
+        self._tensors = _tensors(modules, optimizer)
+        self._loaders = [each for each in data if isinstance(each, DataLoader)]
+        self._done = False
+        self.lost = [f"the batches taken from the iterator {shown(each)}" for each in loaders if is_iterator(each)]
+        seen = {id(tensor) for tensor in self._tensors}
+        self._undos: list[Undo] = [
+            *attributes([each for each in data if each not in transforms], seen, self.lost, tensors=False),
+            *attributes(called, seen, self.lost, tensors=True),
+            *_modules(modules, seen, self.lost),
+            _optimizer(optimizer),
+            _values([*self._tensors, *_measured(optimizer)]),
+            _gradients(self._tensors),
+            _random_numbers({tensor.device for tensor in self._tensors}),
+            torch.clear_autocast_cache,  # in which there may be copies of the trial's weights
+        ]
+
+    def begin(self) -> None:
+        """The trial starts without gradients, and without the workers of the training."""
+        for tensor in self._tensors:
+            if tensor.is_leaf or tensor.retains_grad:
+                tensor.grad = None
+        for loader in self._loaders:
+            loader.__dict__["_iterator"] = None
+
+    def restore(self) -> None:
+        """Puts everything back; nothing the second time.
+
+        What interrupts it is raised when all has been tried, and the next call tries all again. So two calls, one in
+        the ``finally`` of the other's, survive an interrupt anywhere.
+        """
+        if self._done:
+            return
+        errors = []
+        for undo in self._undos:
+            try:
+                undo()
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        self._done = True
 
 
-def _tensors(model: nn.Module, optimizer: FusedOptimizer) -> list[Tensor]:
+def _hooks(model: nn.Module, optimizer: FusedOptimizer) -> list[Any]:
+    """The functions that others have registered, which are called in each step."""
+    tables: list[Any] = [
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+    ]
+    for module in model.modules():
+        tables += [module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks]
+    return [hook for table in tables for hook in table.values()]
+
+
+def _tensors(modules: list[nn.Module], optimizer: FusedOptimizer) -> list[Tensor]:
     """Parameters, buffers, gradients, states and counts of updates, each once however often it is shared."""
-    params = [*model.parameters(), *(param for group in optimizer.param_groups for param in group["params"])]
-    tensors = [*params, *model.buffers(), *(param.grad for param in params if param.grad is not None)]
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    buffers: list[Tensor] = []
+    for module in modules:
+        params += module.parameters(recurse=False)
+        buffers += module.buffers(recurse=False)
+    tensors = [*params, *buffers, *(param.grad for param in params if param.grad is not None)]
     for state in optimizer.state.values():
-        if isinstance(state, ParamState):
-            tensors += [value for value in (*state.values(), state.steps) if isinstance(value, Tensor)]
+        if isinstance(state, dict):
+            entries = (*state.values(), getattr(state, "steps", None))
+            tensors += [value for value in entries if isinstance(value, Tensor)]
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-@contextlib.contextmanager
-def _values(tensors: list[Tensor]) -> Iterator[None]:
+def _measured(optimizer: FusedOptimizer) -> list[Tensor]:
+    measured = [getattr(optimizer, name, None) for name in ("grad_norm", "skipped_steps")]
+    return [tensor for tensor in measured if tensor is not None]
+
+
+def _values(tensors: list[Tensor]) -> Undo:
     with torch.no_grad():
-        saved = [(view, view.clone()) for view in map(_written_once, tensors)]
-    try:
-        yield
-    finally:
+        saved = [(tensor, tensor.data, without_repeats(tensor)) for tensor in tensors]
+        values = [view.clone() for _, _, view in saved]
+
+    def undo() -> None:
         with torch.no_grad():
-            for view, value in saved:
+            for (tensor, data, view), value in zip(saved, values, strict=True):
+                if type(tensor) in (Tensor, nn.Parameter) and tensor.data_ptr() != data.data_ptr():
+                    tensor.data = data
                 view.copy_(value)
 
-
-def _written_once(tensor: Tensor) -> Tensor:
-    """A view without the repeats of an expanded tensor, which torch refuses to write to."""
-    tensor = tensor.detach()
-    if tensor.layout != torch.strided:
-        return tensor
-    repeats = [stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)]
-    return tensor[tuple(slice(1) if repeat else slice(None) for repeat in repeats)] if any(repeats) else tensor
+    return undo
 
 
-@contextlib.contextmanager
-def _gradients(tensors: list[Tensor]) -> Iterator[None]:
-    saved = [(tensor, tensor.grad, tensor.requires_grad) for tensor in tensors]
-    try:
-        for tensor, _, _ in saved:
-            tensor.grad = None
-        yield
-    finally:
+def _gradients(tensors: list[Tensor]) -> Undo:
+    leaves = [tensor for tensor in tensors if tensor.is_leaf or tensor.retains_grad]
+    saved = [(tensor, tensor.grad, tensor.requires_grad) for tensor in leaves]
+
+    def undo() -> None:
         for tensor, grad, requires_grad in saved:
             tensor.grad = grad
             tensor.requires_grad_(requires_grad)
 
+    return undo
 
-@contextlib.contextmanager
-def _modules(model: nn.Module) -> Iterator[None]:
-    """Which tensors the modules have, for a forward pass may put others in their places; and the modes."""
-    saved = [(module, module.training, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training, parameters, buffers in saved:
+
+def _modules(modules: list[nn.Module], seen: set[int], lost: list[str]) -> list[Undo]:
+    """What is a module's own: its attributes, its mode, and which tensors and modules stand where."""
+    wrappers = [module for module in modules if type(module).__module__.startswith(_WRAPPERS)]
+    modes = [(module, module.training) for module in wrappers]
+
+    def undo() -> None:
+        for module, training in modes:
             module.training = training
-            _refill(module._parameters, parameters)
-            _refill(module._buffers, buffers)
+
+    return [*attributes([each for each in modules if each not in wrappers], seen, lost, tensors=True), undo]
 
 
-@contextlib.contextmanager
-def _optimizer(optimizer: FusedOptimizer) -> Iterator[None]:
-    """All but the values of tensors. Past the mappings' own assignment, which would make new tensors."""
+def _optimizer(optimizer: FusedOptimizer) -> Undo:
+    """All but the values of states. Past the mappings' own assignment, which would make new tensors."""
     steps, n_averaged = int(optimizer.clock), int(optimizer.n_averaged)
-    param_groups, state = optimizer._param_groups, optimizer._state
+    param_groups, state = optimizer.param_groups, optimizer.state
     listed = list(param_groups)
-    groups = [(group, dict(group)) for group in listed]
-    values = [first(value) for group in listed for value in group.values()]
-    shown = [(value, value.clone()) for value in values if display_of(value) is not None]
-    states = dict(state)
-    entries = [
-        (each, dict(each), each.steps if isinstance(each, ParamState) else None)
-        for each in states.values()
-        if isinstance(each, dict)
-    ]
-    # A scaler sets these for the time of a step, and an interrupt in between would leave them behind.
-    scaling = {name: getattr(optimizer, name) for name in ("grad_scale", "found_inf") if hasattr(optimizer, name)}
-    try:
-        yield
-    finally:
+    mappings = [*listed, state, *(each for each in state.values() if isinstance(each, dict))]
+    # Our mappings have attributes beside their entries, and one may be a dict.
+    mappings += [value for each in mappings for value in _carried(each).values() if isinstance(value, dict)]
+    saved = [(each, dict(each), dict(_carried(each))) for each in mappings]
+    entries = [value for group in listed for entry in group.values() for value in _parts(entry)]
+    shown = [(value, value.detach().clone()) for value in entries if isinstance(value, Tensor)]
+    # Those of the user, of torch's schedulers, and what a scaler sets for the time of a step.
+    fields = {"_param_groups", "_state", "_opt_called"}
+    own = {name: value for name, value in vars(optimizer).items() if name[0] != "_" or name in fields}
+
+    def undo() -> None:
+        optimizer._changes.note()  # before the writes, so that no step can miss them; and after the clock's
         optimizer.clock.fill_(steps)
         optimizer.n_averaged.fill_(n_averaged)
-        optimizer._param_groups, optimizer._state = param_groups, state
+        now = vars(optimizer)
+        now.update(own)
+        for name in [name for name in now if (name[0] != "_" or name in fields) and name not in own]:
+            del now[name]
         param_groups[:] = listed
-        for group, entries_of_group in groups:
-            _refill(group, entries_of_group)
-        _refill(state, states)
-        for each, values, counted in entries:
-            _refill(each, values)
-            if isinstance(each, ParamState):
-                each.steps = counted
-        for name in ("grad_scale", "found_inf"):
-            optimizer.__dict__.pop(name, None)
-        optimizer.__dict__.update(scaling)
+        for mapping, values, carried in saved:
+            refill(mapping, values)
+            if carried:
+                _carried(mapping).update(carried)
         optimizer._changes.note()
-        for display, value in shown:
-            display.data.copy_(value)
+        for tensor, value in shown:
+            tensor.data.copy_(value)  # no write in place, which a step would refuse
+
+    return undo
 
 
-def _refill(mapping: dict[Any, Any], values: dict[Any, Any]) -> None:
-    dict.clear(mapping)
-    dict.update(mapping, values)
-    alias = getattr(mapping, "_alias", None)
-    if alias is not None:
-        _refill(alias, values)
+def _carried(mapping: Any) -> dict[str, Any]:
+    return getattr(mapping, "__dict__", {})
 
 
-@contextlib.contextmanager
-def _random_numbers(devices: Iterable[torch.device]) -> Iterator[None]:
+def _parts(entry: Any) -> Iterable[Any]:
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+def _random_numbers(devices: Iterable[torch.device]) -> Undo:
     numpy = sys.modules.get("numpy")  # nobody drew from it if nobody has imported it
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    gpus = sorted({device.index for device in devices if device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
-    finally:
+    states = [(torch.default_generator, torch.get_rng_state())]
+    for device in devices:
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            generator = torch.cuda.default_generators[index]
+            states.append((generator, generator.get_state()))
+        elif device.type == "mps":
+            states.append((torch.mps._get_default_mps_generator(), torch.mps.get_rng_state()))
+
+    def undo() -> None:
+        for generator, state in states:
+            generator.set_state(state)
         random.setstate(python_state)
         if numpy:
             numpy.random.set_state(numpy_state)
 
-
-@contextlib.contextmanager
-def _samplers(loaders: Iterable[Any]) -> Iterator[None]:
-    generators: list[tuple[torch.Generator, Tensor]] = []
-    stateful: list[tuple[Any, Any]] = []
-    for loader in loaders:
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        samplers: list[Any] = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
-        for each in (loader, *samplers):
-            generator = getattr(each, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generators.append((generator, generator.get_state()))
-            if each is not loader and hasattr(each, "state_dict") and hasattr(each, "load_state_dict"):
-                stateful.append((each, each.state_dict()))
-    try:
-        yield
-    finally:
-        for generator, state in generators:
-            generator.set_state(state)
-        for each, state in stateful:
-            each.load_state_dict(state)
+    return undo

@@ -149,6 +149,10 @@ def refreshed_batch_norm(
         loader: batches; of a batch that is a list or tuple, the first element goes to the model.
         device: where the batches are moved; None leaves them where they are.
 
+    Raises:
+        TypeError: for a model or a loader that is none.
+        ValueError: for a loader without batches, such as an iterator that is used up.
+
     Example:
         >>> import torch
         >>> from sgdr_fused import refreshed_batch_norm
@@ -162,6 +166,10 @@ def refreshed_batch_norm(
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018), section 3.2;
     ``torch.optim.swa_utils.update_bn``, which does the pass.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {shown(model)}")
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"loader must be an iterable of batches, got {shown(loader)}")
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     settings = [(norm, norm.momentum) for norm in norms]
@@ -173,12 +181,28 @@ def refreshed_batch_norm(
         for module, training in modes:
             module.training = training
 
-    try:
-        try:
-            update_bn(loader, model, device)
-        finally:
-            restore_modules()
-        yield
-    finally:
+    @torch.no_grad()
+    def restore() -> None:
+        restore_modules()
         for buffer, value in buffers:
             buffer.copy_(value)
+
+    try:
+        try:
+            update_bn(_some(loader) if norms else loader, model, device)
+            restore_modules()
+            yield
+        finally:
+            restore()
+    finally:
+        restore()  # all that an interrupt of the first has left
+
+
+def _some(loader: Iterable[Any]) -> Iterator[Any]:
+    """Its batches. Without any, the statistics would be those of no data."""
+    empty = True
+    for batch in loader:
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError(f"loader must have batches, got none from {shown(loader)}")

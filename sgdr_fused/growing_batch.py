@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from . import _checks
+from ._messages import shown
 from .schedules import Schedule
 
 __all__ = ["GrowingBatchSampler"]
@@ -67,14 +68,13 @@ class GrowingBatchSampler(Sampler[list[Any]]):
     def __init__(
         self, sampler: Iterable[Any], batch_size: int, schedule: Schedule, max_batch_size: int, drop_last: bool = False
     ) -> None:
-        if not isinstance(sampler, Iterable):
-            raise TypeError(f"sampler must be an iterable of indices, got {sampler!r}")
+        _check_sampler(sampler)
         if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be a Schedule, got {schedule!r}")
+            raise TypeError(f"schedule must be a Schedule, got {shown(schedule)}")
         if schedule(0) == 0:
-            raise ValueError(f"schedule must be > 0 at step 0, got {schedule!r}")
+            raise ValueError(f"schedule must be > 0 at step 0, got {shown(schedule)}")
         if not isinstance(drop_last, bool):
-            raise TypeError(f"drop_last must be a bool, got {drop_last!r}")
+            raise TypeError(f"drop_last must be a bool, got {shown(drop_last)}")
         self.sampler = sampler
         self.batch_size = _checks.integer("batch_size", batch_size, 1)
         self.schedule = schedule
@@ -167,7 +167,7 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         rest = self._order[sum(self.size(t) for t in range(self._start, step)) :]
         order: Any = rest if self._count(len(rest), step) else None
         if order and all(type(index) is int for index in order):
-            order = torch.tensor(order, dtype=torch.int64)
+            order = torch.tensor(order, dtype=torch.int64, device="cpu")
         generator = getattr(self.sampler, "generator", None)
         return {"step": step, "order": order, "generator": None if generator is None else generator.get_state()}
 
@@ -182,9 +182,27 @@ class GrowingBatchSampler(Sampler[list[Any]]):
             ValueError: for a dict that ``state_dict()`` did not return.
         """
         if not isinstance(state_dict, dict) or not {"step", "order", "generator"} <= state_dict.keys():
-            raise ValueError(f"state_dict must have step, order and generator, got {state_dict!r}")
-        step, order = _checks.integer("step", state_dict["step"], 0), state_dict["order"]
+            raise ValueError(f"state_dict must have step, order and generator, got {shown(state_dict)}")
+        step, order, state = (state_dict[key] for key in ("step", "order", "generator"))
+        step = _checks.integer("state_dict['step']", step, 0)
+        if order is not None and not isinstance(order, (list, tuple)):
+            if not isinstance(order, torch.Tensor) or order.dim() != 1:
+                raise ValueError(f"state_dict['order'] must be a list of indices or None, got {shown(order)}")
+            order = order.tolist()
+        if state is not None and not isinstance(state, torch.Tensor):
+            raise ValueError(f"state_dict['generator'] must be a generator's state or None, got {shown(state)}")
         generator = getattr(self.sampler, "generator", None)
-        if generator is not None and state_dict["generator"] is not None:
-            generator.set_state(state_dict["generator"])
-        self._begin(step, [] if order is None else order.tolist() if isinstance(order, torch.Tensor) else list(order))
+        if generator is not None and state is not None:
+            generator.set_state(state)  # which raises before it changes anything
+        self._begin(step, list(order or ()))
+
+
+def _check_sampler(sampler: Any) -> None:
+    """Raises for what does not give indices, or gives them only once."""
+    if isinstance(sampler, DataLoader):
+        raise TypeError(f"sampler must be an iterable of indices, got {shown(sampler)}: give its sampler")
+    if isinstance(sampler, BatchSampler) or not isinstance(sampler, Iterable) or isinstance(sampler, (str, bytes)):
+        hint = ", such as RandomSampler(dataset) or range(len(dataset))"
+        raise TypeError(f"sampler must be an iterable of indices{hint}, got {shown(sampler)}")
+    if isinstance(sampler, Iterator) and not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must start anew at each epoch, got the iterator {shown(sampler)}, which is used up")

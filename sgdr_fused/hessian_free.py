@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _checks
+from ._messages import shown
+from .schedules import Schedule
 
 __all__ = ["HessianFreeLR", "hessian_free_lr"]
 
@@ -61,10 +63,12 @@ def hessian_free_lr(w0: Weights, w1: Weights, w2: Weights, lr: float | Tensor | 
     Source: Smith & Topin, "Super-Convergence" (2018), section 4; the sums over all weights after Schaul et al. (2013),
     with absolute values in place of squares. The paper has one rate for both steps.
     """
-    paths = [list(w) if not isinstance(w, Tensor) else [w] for w in (w0, w1, w2)]
+    paths = [_tensors(name, w) for name, w in (("w0", w0), ("w1", w1), ("w2", w2))]
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in paths]
     if not shapes[0] == shapes[1] == shapes[2] or not shapes[0]:
         raise ValueError(f"w0, w1 and w2 must have the same shapes, and at least one tensor, got {shapes}")
+    if isinstance(lr, tuple) and len(lr) != 2:
+        raise ValueError(f"lr must be a rate or a pair of rates, got {shown(lr)}")
     first, second = (_rate(f"lr[{i}]", rate) for i, rate in enumerate(lr if isinstance(lr, tuple) else (lr, lr)))
     moved, changed = [], []
     for before, between, after in zip(*paths, strict=True):
@@ -75,8 +79,21 @@ def hessian_free_lr(w0: Weights, w1: Weights, w2: Weights, lr: float | Tensor | 
     return sum(each.to(device) for each in moved) / sum(each.to(device) for each in changed)  # type: ignore[return-value]
 
 
+def _tensors(name: str, weights: Any, hint: str = "") -> list[Tensor]:
+    """One tensor, or several, as a list."""
+    tensors = [weights] if isinstance(weights, Tensor) else weights
+    if not isinstance(tensors, Iterable) or isinstance(tensors, (str, bytes)):
+        raise TypeError(f"{name} must be tensors, got {shown(weights)}{hint}")
+    tensors = list(tensors)
+    if not all(isinstance(tensor, Tensor) and not tensor.is_complex() for tensor in tensors):
+        raise TypeError(f"{name} must be real tensors, got {shown(tensors)}{hint}")
+    return tensors
+
+
 def _rate(name: str, rate: Any) -> Any:
     """A tensor as it is: its value is on its device."""
+    if isinstance(rate, Schedule):
+        raise TypeError(f"{name} must be a rate, got {shown(rate)}; its rate at step t is schedule(t)")
     if isinstance(rate, Tensor):
         if rate.numel() != 1:
             raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(rate.shape)}")
@@ -126,9 +143,10 @@ class HessianFreeLR:
     """
 
     def __init__(self, params: Iterable[Tensor], smoothing: float = 0.9) -> None:
-        self._params = list(params)
-        if not self._params or not all(isinstance(param, Tensor) for param in self._params):
-            raise TypeError(f"params must be tensors, at least one, got {self._params!r}")
+        hint = "; a model has them as model.parameters()" if isinstance(params, nn.Module) else ""
+        self._params = _tensors("params", params, hint)
+        if not self._params:
+            raise TypeError(f"params must be tensors, at least one, got {shown(self._params)}")
         self._smoothing = _checks.between("smoothing", smoothing, 0.0, 1.0, high_open=True)
         self._path = [self._weights()]
         self._last: tuple[Any, Any] = None, None  # the rate of the last step, and whether it moved anything

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from . import _checks
+from ._messages import shown, warn
 from ._optimizer import FusedOptimizer
 from ._range_result import LRFindResult, divergence
-from ._restore import restored
+from ._restore import Saved
+from ._trial import Trial, loss_function
 from .schedules import Constant, ExponentialRamp, LinearRamp, Schedule, Sequential
 
 __all__ = ["LRFindResult", "lr_find"]
@@ -60,17 +63,37 @@ def lr_find(
     There is one loss for each step that was applied; what a skipped one computed is dropped.
 
     The losses stay on the device and are read after every ``read_every`` steps; nothing else waits for it. Then the
-    test ends if a smoothed loss (:attr:`LRFindResult.smoothed`) was above ``best + (diverge_factor - 1) * abs(best)``,
-    with ``best`` the smallest one before, or was not finite. For positive losses that is ``diverge_factor * best``.
-    What was recorded later is dropped, and so is a loss that is not finite. With ``DistributedDataParallel`` every
-    process makes the call, and the losses are the means over the processes, so that all stop together.
+    test ends if the loss has diverged. Losses of small batches differ much, whatever the rate, so one of them decides
+    nothing, neither the first nor a lucky one: a rise counts, and so does a low, when it lasts for five points. With
+    ``smoothed`` as :attr:`LRFindResult.smoothed`, it has diverged at point ``i`` where ::
 
-    **Restored whatever happens**, an exception and Ctrl-C included, bit for bit and in the same tensors: parameters and
-    buffers of the model and parameters of the optimizer, their gradients, ``requires_grad`` and modes; the optimizer's
-    groups, Schedules, state and clock; random numbers of torch, Python and NumPy; generators and states of the loaders'
-    samplers. The scaler is not touched: the test works with a copy. Until then there is a second copy of parameters,
-    buffers, gradients and state on the device. Other attributes of modules are not restored, nor what hooks of the
-    optimizer's step, which run as always, keep elsewhere.
+        smoothed[i] > best + (diverge_factor - 1) * abs(best)    and    losses[k] > usual  for the last five k <= i
+
+        best   the smallest, over earlier points, of the largest of five successive smoothed losses
+        usual  the largest of the 20 losses up to that best, or of the first 20, those five not among them
+
+    For positive losses the bound is ``diverge_factor * best``. It has also diverged where ``smoothed[i]`` is not
+    finite, which needs no five points. What was recorded after the first point above both is dropped, and so is a loss
+    that is not finite. With ``DistributedDataParallel`` every process makes the call, and the losses are the means
+    over the processes, so that all stop together.
+
+    **Restored whatever happens**, an exception and Ctrl-C included, bit for bit and in the same tensors and objects:
+
+    - parameters, buffers, modes and all other attributes of the model's modules, of a criterion that is a module, and
+      of modules that the loss functions close over; gradients and ``requires_grad``;
+    - the optimizer's groups, Schedules, state, clock, ``n_averaged``, ``grad_norm`` and ``skipped_steps``;
+    - attributes of the loaders and of their samplers, batch samplers, datasets and transforms, with ``state_dict``
+      where they have one, and of the objects whose methods are the loss function or hooks of a step or of a module:
+      which values they are, what lists, dicts and sets hold, and generators of random numbers;
+    - random numbers of torch, Python and NumPy. The scaler is not touched: the test works with a copy. Workers of a
+      loader that persist are put aside; the test has its own. Hooks of a cycle's end are not called.
+
+    Until then there is a second copy of parameters, buffers, gradients and state on the device.
+
+    **Not restored**: what is outside of this process or in C++, such as files and streams; tensors and arrays of a
+    dataset that are written in place; variables that functions, hooks among them, close over, and global ones. A
+    warning names what can be seen: a loader, or an attribute, that is an iterator, and an ``IterableDataset`` without
+    ``state_dict``.
 
     Args:
         model: in training mode, its modules stay in the modes they are in; in evaluation mode, all are put in training
@@ -118,152 +141,95 @@ def lr_find(
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks" (2015), section 3.3; the exponential ramp, the
     smoothing and the end by divergence after fastai's ``lr_find``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
-    if not isinstance(optimizer, FusedOptimizer):
-        raise TypeError(
-            "optimizer must be one of sgdr_fused, whose rate can ramp on the device, "
-            f"got {type(optimizer).__name__}; FusedSGD, FusedAdam and FusedAdamW take torch.optim's arguments"
-        )
-    if (criterion is None) == (batch_to_loss is None):
-        raise ValueError(f"one of criterion={criterion!r} and batch_to_loss={batch_to_loss!r} must be given")
+    _check(model, optimizer, criterion, loader, autocast_dtype, scaler, val_loader, batch_to_loss)
     start_lr = _checks.between("start_lr", start_lr, 0.0, math.inf, low_open=True, high_open=True)
     end_lr = _checks.between("end_lr", end_lr, 0.0, math.inf, low_open=True, high_open=True)
     if start_lr >= end_lr:
         raise ValueError(f"start_lr must be < end_lr, got {start_lr!r} and {end_lr!r}")
-    if mode not in _RAMPS:
-        raise ValueError(f"mode must be one of {sorted(_RAMPS)}, got {mode!r}")
+    if not isinstance(mode, str) or mode not in _RAMPS:
+        raise ValueError(f"mode must be one of {sorted(_RAMPS)}, got {shown(mode)}")
     num_steps = _checks.integer("num_steps", num_steps, 2)
     smoothing = _checks.between("smoothing", smoothing, 0.0, 1.0, high_open=True)
     diverge_factor = _checks.between("diverge_factor", diverge_factor, 1.0, math.inf, low_open=True, high_open=True)
     accumulation_steps = _checks.integer("accumulation_steps", accumulation_steps, 1)
     read_every = _checks.integer("read_every", read_every, 1)
-    if autocast_dtype is not None and not isinstance(autocast_dtype, torch.dtype):
-        raise TypeError(f"autocast_dtype must be a torch.dtype, got {autocast_dtype!r}")
-    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-        raise TypeError(f"scaler must be a torch.amp.GradScaler, got {scaler!r}")
 
     ramp = _RAMPS[mode](start_lr, end_lr, num_steps - 1)
     ratios = _ratios(optimizer)
-    trial = _Trial(model, optimizer, _loss_function(criterion, batch_to_loss), autocast_dtype, copy.deepcopy(scaler))
+    trial = Trial(model, optimizer, loss_function(criterion, batch_to_loss), autocast_dtype, copy.deepcopy(scaler))
+    saved = Saved(model, optimizer, (loader, val_loader), (criterion, batch_to_loss))
+    if saved.lost:
+        warn(f"lr_find leaves everything as it was, but for {'; '.join(saved.lost)}")
     losses: list[float] = []
-    used, end = 0, None
-    with (
-        restored(model, optimizer, (loader, val_loader)),
-        torch.enable_grad(),
-        _bar(num_steps, progress) as bar,
-        contextlib.closing(_endless(loader)) as batches,  # closed with a loader's processes
-    ):
-        start = int(optimizer.clock)
-        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-            group["lr"] = _from_step(start, ramp if ratio == 1 else ratio * ramp)
-        if not model.training:
-            model.train()
-        # One place for each rate: what a skipped step has written, the next one writes over.
-        record = torch.zeros(num_steps, dtype=torch.float64, device=optimizer.clock.device)
-        while end is None and len(losses) < num_steps and used < 2 * num_steps:
-            for _ in range(min(read_every, num_steps - len(losses))):
-                place = (optimizer.clock - start).reshape(1)
-                loss = trial.step(batches, accumulation_steps)
-                if val_loader is not None:
-                    loss = trial.validate(val_loader)
-                record.index_copy_(0, place, loss.to(record).reshape(1))
-                used += 1
-            taken = int(optimizer.clock) - start
-            recorded = _over_processes(record, model).tolist()
-            bar.update(taken - len(losses))
-            losses = recorded[:taken]
-            end = divergence(losses, smoothing, diverge_factor)
-            if end is None and taken < num_steps and not math.isfinite(recorded[taken]):
-                end = taken  # a scaler would skip such steps for ever
+    end, drawn = None, 0
+    try:
+        try:
+            saved.begin()
+            start = int(optimizer.clock)
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                group["lr"] = _from_step(start, ramp if ratio == 1 else ratio * ramp)
+            if not model.training:
+                model.train()
+            with torch.enable_grad(), _bar(num_steps, progress) as bar:
+                blocks = trial.blocks(loader, val_loader, num_steps, accumulation_steps, read_every)
+                with contextlib.closing(blocks):  # with a loader's processes
+                    for losses, overflow in blocks:
+                        bar.update(len(losses) - drawn)
+                        drawn = len(losses)
+                        end = divergence(losses, smoothing, diverge_factor)
+                        if end is None and overflow:
+                            end = len(losses)  # a scaler would skip such steps for ever
+                        if end is not None:
+                            break
+        finally:
+            saved.restore()
+    finally:
+        saved.restore()  # all that an interrupt of the first has left
     kept = losses[:end]
     return LRFindResult(
         lrs=ramp.values(num_steps)[: len(kept)],
-        losses=torch.tensor(kept, dtype=torch.float64),
+        losses=torch.tensor(kept, dtype=torch.float64, device="cpu"),
         ratios=ratios,
         smoothing=smoothing,
         diverged=end is not None,
     )
 
 
-class _Trial:
-    """The steps of the test."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: FusedOptimizer,
-        loss_function: Callable[[nn.Module, Any], Tensor],
-        autocast_dtype: torch.dtype | None,
-        scaler: torch.amp.GradScaler | None,
-    ) -> None:
-        self._model, self._optimizer, self._loss_function = model, optimizer, loss_function
-        self._device = optimizer._first_device()
-        self._autocast_dtype, self._scaler = autocast_dtype, scaler
-
-    def step(self, batches: Iterator[Any], accumulation_steps: int) -> Tensor:
-        """One step of the optimizer; the loss before it."""
-        optimizer, scaler = self._optimizer, self._scaler
-        optimizer.zero_grad()
-        losses = []
-        for _ in range(accumulation_steps):
-            loss = self._loss(next(batches))
-            losses.append(loss.detach().double())
-            loss = loss / accumulation_steps
-            (loss if scaler is None else scaler.scale(loss)).backward()
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        return torch.stack(losses).mean()
-
-    @torch.no_grad()
-    def validate(self, loader: Iterable[Any]) -> Tensor:
-        modes = [(module, module.training) for module in self._model.modules()]
-        self._model.eval()
-        batches = [(_length(batch), self._loss(batch).double()) for batch in loader]
-        for module, training in modes:
-            module.training = training
-        if not batches:
-            raise ValueError(f"val_loader must have batches, got none from {loader!r}")
-        return torch.stack([length * loss for length, loss in batches]).sum() / sum(length for length, _ in batches)
-
-    def _loss(self, batch: Any) -> Tensor:
-        batch = _moved(batch, self._device)
-        with (
-            contextlib.nullcontext()
-            if self._autocast_dtype is None
-            else torch.autocast(self._device.type, dtype=self._autocast_dtype)
-        ):
-            loss = self._loss_function(self._model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ValueError(f"the loss must be a tensor with one element, got {got}")
-        return loss.reshape(())
-
-
-def _loss_function(
-    criterion: Callable[[Any, Any], Tensor] | None, batch_to_loss: Callable[[nn.Module, Any], Tensor] | None
-) -> Callable[[nn.Module, Any], Tensor]:
-    if criterion is None:
-        assert batch_to_loss is not None
-        return batch_to_loss
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= set(batch):
-            return criterion(model(batch["inputs"]), batch["targets"])
-        if isinstance(batch, (tuple, list)) and len(batch) == 2:
-            return criterion(model(batch[0]), batch[1])
-        described = (
-            f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, Mapping)) else type(batch)
-        )
+def _check(
+    model: Any,
+    optimizer: Any,
+    criterion: Any,
+    loader: Any,
+    autocast_dtype: Any,
+    scaler: Any,
+    val_loader: Any,
+    batch_to_loss: Any,
+) -> None:
+    """Raises for an argument of the wrong kind."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {shown(model)}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"model must be initialised, but {name!r} has no shape yet: run it on one batch first")
+    if not isinstance(optimizer, FusedOptimizer):
+        got = type(optimizer).__name__ if isinstance(optimizer, torch.optim.Optimizer) else shown(optimizer)
         raise TypeError(
-            "a batch must be (inputs, targets) or a dict with the keys 'inputs' and 'targets', "
-            f"got a {described}; for others give batch_to_loss"
+            "optimizer must be one of sgdr_fused, whose rate can ramp on the device, "
+            f"got {got}; FusedSGD, FusedAdam and FusedAdamW take torch.optim's arguments"
         )
-
-    return loss
+    if (criterion is None) == (batch_to_loss is None):
+        raise ValueError(f"one of criterion={shown(criterion)} and batch_to_loss={shown(batch_to_loss)} must be given")
+    for name, function in (("criterion", criterion), ("batch_to_loss", batch_to_loss)):
+        if function is not None and (not callable(function) or isinstance(function, type)):
+            raise TypeError(f"{name} must be a function or a module, not a class, got {shown(function)}")
+    for name, each in (("loader", loader), ("val_loader", val_loader)):
+        iterable = isinstance(each, Iterable) or hasattr(type(each), "__getitem__")
+        if not iterable or isinstance(each, (str, bytes, nn.Module)) if each is not None else name == "loader":
+            raise TypeError(f"{name} must be an iterable of batches, such as a DataLoader, got {shown(each)}")
+    if autocast_dtype is not None and not isinstance(autocast_dtype, torch.dtype):
+        raise TypeError(f"autocast_dtype must be a torch.dtype, got {shown(autocast_dtype)}")
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler, got {shown(scaler)}")
 
 
 def _ratios(optimizer: FusedOptimizer) -> tuple[float, ...]:
@@ -272,7 +238,7 @@ def _ratios(optimizer: FusedOptimizer) -> tuple[float, ...]:
     for group in optimizer.param_groups:
         schedule: Schedule | None = group.get("lr_schedule")
         largest = math.inf if schedule is None else schedule.upper_bound
-        rates.append(largest if math.isfinite(largest) else float(group["lr"]))
+        rates.append(largest if math.isfinite(largest) else max(float(group["lr"]), 0.0))
     largest = max(rates)
     return tuple(rate / largest if largest > 0 else 1.0 for rate in rates)
 
@@ -280,45 +246,6 @@ def _ratios(optimizer: FusedOptimizer) -> tuple[float, ...]:
 def _from_step(step: int, schedule: Schedule) -> Schedule:
     """The schedule, with its step 0 at `step`."""
     return Sequential([(Constant(0.0), step), schedule]) if step else schedule
-
-
-def _endless(loader: Iterable[Any]) -> Generator[Any, None, None]:
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError(f"loader must have batches each time it is started, got none from {loader!r}")
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a namedtuple
-        return type(batch)(*(_moved(item, device) for item in batch))
-    if type(batch) in (tuple, list):
-        return type(batch)(_moved(item, device) for item in batch)
-    if type(batch) is dict:
-        return {key: _moved(value, device) for key, value in batch.items()}
-    return batch
-
-
-def _length(batch: Any) -> int:
-    """Of the first tensor in it; 1 where there is none."""
-    if isinstance(batch, Tensor) and batch.dim():
-        return len(batch)
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((_length(item) for item in items if isinstance(item, (Tensor, Mapping, tuple, list))), 1)
-
-
-def _over_processes(record: Tensor, model: nn.Module) -> Tensor:
-    """The mean over the processes that share the model, so that all of them stop at the same step."""
-    if not torch.distributed.is_available() or not isinstance(model, nn.parallel.DistributedDataParallel):
-        return record
-    total = record.clone()
-    torch.distributed.all_reduce(total, group=model.process_group)
-    return total / torch.distributed.get_world_size(model.process_group)
 
 
 class _NoBar:

@@ -55,7 +55,7 @@ def close(actual: Tensor, expected: list[float]) -> None:
 
 
 class Losses(nn.Module):
-    """A model whose losses are given; it counts the batches that it was asked for."""
+    """A model whose losses are given; ``asked`` batches were asked for by the last ``find``."""
 
     def __init__(self, losses: Callable[[int], float]) -> None:
         super().__init__()
@@ -63,9 +63,14 @@ class Losses(nn.Module):
         self.losses, self.asked = losses, 0
 
     def find(self, **options: Any) -> Any:
+        asked = 0
+
         def loss(model: nn.Module, batch: Any) -> Tensor:
-            self.asked += 1
-            return self.losses(self.asked - 1) + 0 * self.weight.sum()
+            nonlocal asked
+            asked += 1
+            return self.losses(asked - 1) + 0 * self.weight.sum()
 
         optimizer = FusedSGD(self.parameters(), lr=0.1)
-        return lr_find(self, optimizer, None, [0], num_steps=100, batch_to_loss=loss, **options)
+        result = lr_find(self, optimizer, None, [0], batch_to_loss=loss, **{"num_steps": 100, **options})
+        self.asked = asked
+        return result

@@ -39,13 +39,15 @@ from sgdr_fused import FusedSGD, lr_find
     ],
 )
 def test_divergence(losses: Callable[[int], float], factor: float, first_bad: int | None, read_every: int) -> None:
-    """It is the last that is kept, or none of it if it is not finite, and is noticed at its block's end."""
+    """It is the last that is kept, or none of it if it is not finite. It is noticed at the end of a block: of its own if
+    it is not finite, else of that in which it has lasted for five points."""
     model = Losses(losses)
     result = model.find(diverge_factor=factor, smoothing=0.0, read_every=read_every)
     kept, asked = 100, 100
     if first_bad is not None:
-        kept = first_bad + math.isfinite(losses(first_bad))
-        asked = min((first_bad // read_every + 1) * read_every, 100)
+        finite = math.isfinite(losses(first_bad))
+        kept = first_bad + finite
+        asked = min(((first_bad + 4 * finite) // read_every + 1) * read_every, 100)
     assert result.losses.tolist() == [losses(t) for t in range(kept)]
     assert len(result.lrs) == kept
     assert result.diverged == (first_bad is not None)
@@ -53,10 +55,10 @@ def test_divergence(losses: Callable[[int], float], factor: float, first_bad: in
 
 
 def test_divergence_looks_at_smoothed_losses() -> None:
-    """One outlier of 30 among losses of 1 moves the mean by less than (30 - 1) * (1 - 0.95) / 0.5 = 2.9."""
-    outlier: Callable[[int], float] = lambda t: 30.0 if t == 20 else 1.0  # noqa: E731
-    assert not Losses(outlier).find(smoothing=0.95).diverged
-    assert Losses(outlier).find(smoothing=0.0).diverged
+    """Five losses of 10 among losses of 1 move the mean by less than (10 - 1) * (1 - 0.95**5) / 0.72 = 2.9."""
+    outliers: Callable[[int], float] = lambda t: 10.0 if 20 <= t < 25 else 1.0  # noqa: E731
+    assert not Losses(outliers).find(smoothing=0.95).diverged
+    assert Losses(outliers).find(smoothing=0.0).diverged
 
 
 def test_smoothed() -> None:

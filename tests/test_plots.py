@@ -89,7 +89,7 @@ def test_it_can_be_saved(tmp_path: Path, suffix: str) -> None:
 def test_bad_number_of_steps(steps: Any, error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         COSINE.plot(steps)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match=r"schedules must be Schedules, got 0\.1"):
         Schedule.plot_many([0.1], 10)  # type: ignore[list-item]
 
 
