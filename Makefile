@@ -14,7 +14,8 @@
 #                   --compiled for torch's compiled steps too
 #
 # To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, BENCH_ARGS, and the
-# environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS.
+# environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS. CUDA code is built
+# where torch sees a GPU, and with FORCE_CUDA=1.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,67 +27,88 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
 EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
-# Recorded in the environment, so that a call with others does not pass for done.
-SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
+# Recorded in the environment, so that a call with others does not pass for done: what is installed, and how the extension
+# is built. Whether there is a GPU is told by its driver's files, which takes no time, and which of them torch sees by the
+# variable.
+BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
+  gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo test lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build clean always
+.PHONY: demo test lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
-demo: build
+demo: $(VENV)/installed-demo build
 	$(BIN)/python examples/digits.py
 
-test: build
+test: $(VENV)/installed-test build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION) $(wildcard benchmarks/*.c benchmarks/*.cpp)
 
-bench: build
+bench: $(VENV)/installed-bench build
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH_ARGS) $(PYTEST_ARGS)
 
-bench-instructions: build
+bench-instructions: $(VENV)/installed-bench build
 	$(BIN)/python benchmarks/instructions.py --write
 
-convergence: build
+convergence: $(VENV)/installed-convergence build
 	$(BIN)/python benchmarks/convergence.py $(BENCH_ARGS)
 
-test-emulated: $(VENV)/installed
+test-emulated: $(VENV)/installed-test
 	SGDR_FUSED_TEST_DEVICE=emulated_cuda $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The sanitizers' libraries have to be there before Python's. Python does not free everything at its end.
 SANITIZERS = $(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so))
-test-asan: $(VENV)/installed
+test-asan: $(VENV)/installed-test
 	SGDR_FUSED_TEST_DEVICE=emulated_cuda SGDR_FUSED_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$(SANITIZERS)" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-gpu: build
+test-gpu: $(VENV)/installed-test cuda-code
 	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench-gpu: build
+bench-gpu: $(VENV)/installed-bench cuda-code
 	$(GPU_RUNNER) $(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 build: $(VENV)/built
 
-# Into the checkout, incrementally. Loading it once shows what is wrong with it, if anything.
-$(VENV)/built: $(VENV)/installed setup.py sgdr_fused/_build.py $(SOURCES)
+# Into the checkout, incrementally. Loading it once shows what is wrong with it, if anything; then the next call tries again.
+$(VENV)/built: $(VENV)/settings $(VENV)/build-settings setup.py sgdr_fused/_build.py $(SOURCES) | $(VENV)/installed
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	$(BIN)/python -c 'from sgdr_fused import _backend; _backend.load()'
-	touch $@
+	@if $(BIN)/python -c 'from sgdr_fused import _backend; raise SystemExit(_backend.load() is None)'; then touch $@; fi
 
-# torch by itself first, so that the other requirements leave it as it was chosen. The isolated build of the editable
-# install has no torch, so it compiles nothing.
+cuda-code: build
+	@$(BIN)/python -c 'import sys; from sgdr_fused import _backend; module = _backend.load(); \
+	  sys.exit(None if module and module.has_cuda else f"The extension has no CUDA code: {_backend._no_cuda}")'
+
+# What each command needs, and no more. The isolated build of the editable install has no torch, so it compiles nothing;
+# what is compiled to bytecode where it is imported need not be where it is installed, which takes as long again.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(if $(TORCH),'$(TORCH)') --editable
+
+$(VENV)/installed-%: $(VENV)/settings pyproject.toml
+	$(INSTALL) '.[build,$*]'
+	@touch $(VENV)/installed $@
+
 $(VENV)/installed: $(VENV)/settings pyproject.toml
-	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[demo,convergence,bench,test,lint]'
-	touch $@
+	$(INSTALL) '.[build]'
+	@touch $@
 
+# Written last, so an environment that is half made is made again.
 $(VENV)/settings: always
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: PYTHON=..." if sys.version_info < (3, 10) else 0)'
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
+	@test -f $@ || { echo "Making the environment $(VENV), once: two or three minutes, with compiling, and $(SIZE) on the disk."; \
+	  $(PYTHON) -m venv $(VENV); }
+	@$(call record,$(TORCH))
+
+$(VENV)/build-settings: $(VENV)/settings always
+	@$(call record,$(BUILD_SETTINGS))
+
+SIZE = 5.6 GB (1.2 GB where TORCH names a build for the CPU alone)
+# Whole or not at all.
+record = echo '$(1)' | cmp -s - $@ || { echo '$(1)' > $@.new && mv $@.new $@; }
 
 clean:
 	rm -rf build dist *.egg-info sgdr_fused/*.so sgdr_fused/_C.*.json $(VENV)

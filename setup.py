@@ -1,10 +1,12 @@
 """Builds the extension ahead of time where torch can be imported: pip install --no-build-isolation .
 
-Plain `pip install .` has no torch in its build environment. It then makes a wheel of Python and C++ sources, and so it
-does where compiling fails: sgdr_fused/_backend.py builds at first use, or says why it cannot. FORCE_CUDA=1 wants the
-CUDA code or an error; SGDR_FUSED_CUDA=0 leaves it out. The rest of the metadata is in pyproject.toml.
+With CUDA code where torch sees a GPU, as at first use (no_wish_for_cuda in sgdr_fused/_build.py); FORCE_CUDA=1 wants
+it or an error, SGDR_FUSED_CUDA=0 leaves it out. Plain `pip install .` has no torch in its build environment. It then
+makes a wheel of Python and C++ sources, and so it does where compiling fails: sgdr_fused/_backend.py builds at first
+use, or says why it cannot. The rest of the metadata is in pyproject.toml.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -33,7 +35,7 @@ def import_torch():
     try:
         import torch
     except Exception as error:  # not installed, or broken
-        say(f"no extension in this build, torch cannot be imported ({error})")
+        _build.say(f"no extension in this build, torch cannot be imported ({error})")
         return None
     return torch
 
@@ -60,13 +62,13 @@ class BdistWheel(bdist_wheel):
 
 def extension(tools, with_cuda):
     flags = _build.flags(with_cuda)
-    openmp = _build.openmp_flags()
+    openmp_compile, openmp_link = _build.openmp_flags(again="build sgdr_fused again")
     return (tools.CUDAExtension if with_cuda else tools.CppExtension)(
         "sgdr_fused._C",
         [os.path.relpath(path, ROOT) for path in _build.sources(with_cuda)],
         include_dirs=[str(_build.csrc())],
-        extra_compile_args={"cxx": flags["cxx"] + openmp, "nvcc": flags["nvcc"]},
-        extra_link_args=openmp,
+        extra_compile_args={"cxx": flags["cxx"] + openmp_compile, "nvcc": flags["nvcc"]},
+        extra_link_args=openmp_link,
     )
 
 
@@ -79,8 +81,10 @@ def build_ext_class(torch, tools, no_cuda, forced):
                 return
             self.error, self.no_cuda = None, no_cuda
             path = Path(self.get_ext_fullpath("sgdr_fused._C"))
+            record = _build.record_path(path.parent)
+            record.unlink(missing_ok=True)  # so what an interrupted build leaves is not taken for an extension
             super().run()
-            _build.write_record(_build.record_path(path.parent), torch, self.error, self.no_cuda)
+            _build.write_record(record, torch, self.error, self.no_cuda)
             if self.error:
                 path.unlink(missing_ok=True)  # an older one must not stand in for it
                 self.distribution.ext_modules = []
@@ -89,34 +93,56 @@ def build_ext_class(torch, tools, no_cuda, forced):
             try:
                 if self.no_cuda is None:
                     try:
-                        return super().build_extensions()
+                        return self.compile_with(super().build_extensions, "CPU and CUDA")
                     except Exception as error:
                         if forced:
                             raise
-                        self.no_cuda = say(f"compiling the CUDA code failed when the package was installed: {error}")
+                        self.no_cuda = f"compiling the CUDA code failed when the package was installed: {error}"
+                        _build.say(self.no_cuda)
                         vars(self.extensions[0]).update(sources_and_flags(extension(tools, with_cuda=False)))
-                super().build_extensions()
+                self.compile_with(super().build_extensions, "CPU")
             except Exception as error:
                 if forced:
                     raise
-                self.error = say(f"compiling failed when the package was installed: {error}")
+                self.error = f"compiling failed when the package was installed: {error}"
+                _build.say(self.error)
                 self.extensions = []
 
+        def compile_with(self, build, kind):
+            """The commands and the compilers' output go into a file: they are thousands of characters a line."""
+            Path(self.build_temp).mkdir(parents=True, exist_ok=True)
+            log = Path(self.build_temp, "build.log").resolve()
+            try:
+                with _build.compiling(f"the {kind} extension; the compilers' output is in {log}"), stdout_in(log):
+                    build()
+            except Exception as error:
+                raise RuntimeError(f"{error}\n    {_build.first_errors(log.read_text(errors='replace'))}") from error
+
     return BuildExt
+
+
+@contextlib.contextmanager
+def stdout_in(file):
+    """What this process and those that it starts write to file descriptor 1."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    try:
+        with file.open("w") as stream:
+            os.dup2(stream.fileno(), 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def sources_and_flags(ext):
     return {name: value for name, value in vars(ext).items() if not name.startswith("_")}
 
 
-def say(message):
-    print(f"sgdr_fused: {message}", file=sys.stderr)
-    return message
-
-
 def main():
     cmdclass = {"build_py": BuildPy, "bdist_wheel": BdistWheel}
-    forced = os.environ.get("FORCE_CUDA") == "1"
+    forced = _build.cuda_is_forced()
     torch = import_torch()
     if torch is None or shutil.which(_build.compiler()[0]) is None:
         if forced:
@@ -125,7 +151,7 @@ def main():
             )
         setup(cmdclass=cmdclass)
         return
-    no_cuda = _build.cuda_obstacle(torch)
+    no_cuda = _build.no_wish_for_cuda(torch) or _build.cuda_obstacle(torch)
     if forced and no_cuda:
         raise SystemExit(f"FORCE_CUDA=1, but the CUDA code cannot be built: {no_cuda}")
     with _build.torch_build_tools(torch, with_cuda=no_cuda is None) as tools:

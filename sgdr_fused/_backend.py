@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import torch
 
 from . import _build
+from ._messages import warn
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+_found: tuple[ModuleType | None, str] | None = None  # the extension, or why there is none; None until it was looked for
 _no_cuda: str | None = None  # why the extension that was loaded has no CUDA code
+_seen: set[str] = set()  # warnings
+
+
+def _renew_lock() -> None:
+    """Another thread may hold the lock at a fork, and does not exist in the child."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _UnavailableError(Exception):
@@ -36,15 +46,25 @@ class _UnavailableError(Exception):
 def load() -> ModuleType | None:
     """The extension module, built first if need be; None, after one warning, where there is none.
 
-    SGDR_FUSED_BACKEND=reference gives None without a warning. The module is looked for once per process.
+    SGDR_FUSED_BACKEND=reference gives None without a warning. The module is looked for once per process. Other threads
+    wait meanwhile. A signal handler that interrupts the thread that is looking cannot, and gets None, for now.
     """
     choice = os.environ.get("SGDR_FUSED_BACKEND", "")
     if choice == "reference":
         return None
     if choice:
         raise ValueError(f'SGDR_FUSED_BACKEND must be "reference" or unset, got {choice!r}')
-    with _lock:
-        return _load_once()
+    if _found is None:
+        with _lock:
+            # Looking at the stack leaves nothing behind that an interrupt could keep from being reset.
+            if _is_running(_look):
+                return None
+            _look()
+    assert _found is not None
+    module, why_not = _found
+    if module is None:
+        _warn_once(why_not)
+    return module
 
 
 def backend_for(device: torch.device) -> str:
@@ -60,29 +80,42 @@ def backend_for(device: torch.device) -> str:
     return device.type
 
 
-@functools.cache
-def _load_once() -> ModuleType | None:
+def _is_running(function: Callable[[], None]) -> bool:
+    """Whether this thread is inside it: the frames that a signal handler interrupted are below the handler's."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _look() -> None:
+    global _found
+    if _found is not None:  # another thread has looked in the meantime
+        return
     causes = []
     for name, attempt in (("prebuilt extension", _prebuilt), ("build at first use", _jit)):
         try:
-            return attempt()
+            _found = attempt(), ""
+            return
         except _UnavailableError as error:
             causes.append(f"\n  {name}: {error}")
-    _warn_once(
+    _found = (
+        None,
         "sgdr_fused runs its slow pure-PyTorch reference, because it has no C++ extension:"
         + "".join(causes)
-        + "\nThe next start builds it, once that is mended. SGDR_FUSED_BACKEND=reference silences this warning."
+        + "\nThe next start builds it, once that is mended. SGDR_FUSED_BACKEND=reference silences this warning.",
     )
-    return None
 
 
-@functools.cache
 def _warn_once(message: str) -> None:
-    """Shown at the line of the caller's own code that needed a backend."""
-    depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "sgdr_fused":
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=depth)
+    """Until it was seen: what a filter ignores now may matter to whoever comes next, with other filters."""
+    if message in _seen:
+        return
+    with warnings.catch_warnings(record=True) as caught:  # under the caller's filters, which may make it an error
+        warn(message, RuntimeWarning)
+    for warning in caught:
+        _seen.add(message)
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _prebuilt() -> ModuleType:
@@ -101,17 +134,14 @@ def _prebuilt() -> ModuleType:
 
 def _jit() -> ModuleType:
     global _no_cuda
-    forced = os.environ.get("FORCE_CUDA") == "1"
-    # A CUDA build of torch on a machine without a GPU is common, and nvcc takes minutes: not unless there is a GPU.
-    if forced or (torch.cuda.is_available() and os.environ.get("SGDR_FUSED_CUDA") != "0"):
+    _no_cuda = _build.no_wish_for_cuda(torch)
+    if _no_cuda is None:
         try:
             return _cached_or_built(with_cuda=True)
         except _UnavailableError as error:
-            if forced:
+            if _build.cuda_is_forced():
                 raise RuntimeError(f"FORCE_CUDA=1, but sgdr_fused cannot build its CUDA code: {error}") from error
             _no_cuda = str(error)
-    else:
-        _no_cuda = "it was built with SGDR_FUSED_CUDA=0 or where torch saw no GPU"
     return _cached_or_built(with_cuda=False)
 
 
@@ -125,7 +155,7 @@ def _cached_or_built(with_cuda: bool) -> ModuleType:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / "lock"):
                 if not library.is_file():
-                    return _built(name, library, with_cuda)
+                    _build_library(name, library, with_cuda)
     except OSError as error:
         raise _UnavailableError(f"{error}; set TORCH_EXTENSIONS_DIR to a writable folder on a local disk") from error
     return _imported(name, library)
@@ -153,12 +183,12 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("waiting for another process, which compiles the extension ...")
+            _build.say("waiting for another process, which compiles the extension ...")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _built(name: str, library: Path, with_cuda: bool) -> ModuleType:
+def _build_library(name: str, library: Path, with_cuda: bool) -> None:
     """Builds in a folder of its own and moves the finished library into place: half of one is never seen.
 
     So the leftovers of a build that was killed, whose compilers may still be writing, are out of the way, and torch's
@@ -175,35 +205,36 @@ def _built(name: str, library: Path, with_cuda: bool) -> ModuleType:
         shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="build-", dir=library.parent))
     kind = "CPU and CUDA" if with_cuda else "CPU"
-    _say(f"compiling the {kind} extension, about a minute, once, for {library.parent} ...")
-    start = time.monotonic()
     try:
-        with _build.torch_build_tools(torch, with_cuda) as cpp_extension:
+        with (
+            _build.torch_build_tools(torch, with_cuda) as cpp_extension,
+            _build.compiling(f"the {kind} extension, once, for {library.parent}"),
+        ):
             if not cpp_extension.is_ninja_available():
                 raise _UnavailableError("ninja is missing: pip install ninja")
             flags = _build.flags(with_cuda)
-            openmp = _build.openmp_flags()
-            module = cpp_extension.load(
+            openmp_compile, openmp_link = _build.openmp_flags(again=f"remove {library.parent}")
+            # Torch gives a second build in one process another name, also where the first was interrupted.
+            cpp_extension.JIT_EXTENSION_VERSIONER.entries.pop(name, None)
+            cpp_extension.load(
                 name,
                 _build.sources(with_cuda),
                 extra_include_paths=[str(_build.csrc())],
-                extra_cflags=flags["cxx"] + openmp,
+                extra_cflags=flags["cxx"] + openmp_compile,
                 extra_cuda_cflags=flags["nvcc"],
-                extra_ldflags=openmp,
+                extra_ldflags=openmp_link,
                 build_directory=str(folder),
                 with_cuda=with_cuda,
+                is_python_module=False,  # imported from its final place alone: a module of pybind11's comes in once
             )
-    except (RuntimeError, ImportError, subprocess.SubprocessError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         log = library.parent / "build.log"
         log.write_text(f"{error}\n")
-        raise _UnavailableError(f"{_first_errors(str(error))}\n  The whole log is {log}") from error
+        raise _UnavailableError(f"{_build.first_errors(str(error))}\n  The whole log is {log}") from error
     else:
         os.replace(folder / library.name, library)
-        module.__file__ = str(library)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _say(f"compiled in {time.monotonic() - start:.0f} s")
-    return module
 
 
 def _imported(name: str, library: Path) -> ModuleType:
@@ -216,14 +247,3 @@ def _imported(name: str, library: Path) -> ModuleType:
     except ImportError as error:
         raise _UnavailableError(f"{error}; remove {library.parent} to build it again") from error
     return module
-
-
-def _first_errors(log: str) -> str:
-    """What to show of a compiler's output: its first errors, or its end."""
-    lines = log.strip().splitlines()
-    errors = [line for line in lines if re.search(r"\berror: |undefined reference", line)]
-    return "\n    ".join(errors[:5] or lines[-5:])
-
-
-def _say(message: str) -> None:
-    print(f"sgdr_fused: {message}", file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,8 +36,9 @@ CXX_FLAGS += ["-Wno-unknown-pragmas"]  # those of the headers that nvcc shares
 NVCC_FLAGS = ["-O3", "--fmad=false", "-std=c++17", "-Xcompiler=-ffp-contract=off", "--threads=0"]
 CUDA_MACRO = "-DSGDR_FUSED_WITH_CUDA"
 
-# Where no GPU is visible at build time: native code for the common data centre generations, PTX for all later ones.
-DEFAULT_ARCH_LIST = "7.5;8.0;9.0+PTX"
+# Where no GPU is visible at build time: native code for the common data centre generations, PTX for all later ones. Of
+# these, what the toolkit knows.
+DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 
 def csrc() -> Path:
@@ -70,20 +73,61 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "c++"))
 
 
-def openmp_flags() -> list[str]:
-    """-fopenmp where the compiler can build a program with it (Apple's clang cannot)."""
+def openmp_flags(again: str) -> tuple[list[str], list[str]]:
+    """For compiling and linking, where the compiler can build a program with them; else none, after a message.
+
+    `again` is what the user does for another build, once OpenMP is installed.
+    """
+    apple = (["-Xpreprocessor", "-fopenmp"], ["-lomp"])  # its clang has no -fopenmp, but can use Homebrew's library
+    candidates = [(["-fopenmp"], ["-fopenmp"]), apple]
+    for folder in ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
+        if Path(folder).is_dir():
+            candidates.append(([*apple[0], f"-I{folder}/include"], [f"-L{folder}/lib", *apple[1]]))
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder, "probe.cpp")
         probe.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
-        command = [*compiler(), "-fopenmp", str(probe), "-o", str(probe.with_suffix(""))]
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            return ["-fopenmp"]
+        for compile_flags, link_flags in candidates:
+            command = [*compiler(), *compile_flags, str(probe), "-o", str(probe.with_suffix("")), *link_flags]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return compile_flags, link_flags
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    remedy = "install libomp (apt install libomp-dev; brew install libomp)" if "clang" in version else "install libgomp"
     # at::parallel_for is a plain loop without it, and says nothing.
-    print(
-        f"sgdr_fused: {shlex.join(compiler())} cannot build with -fopenmp: steps on the CPU will use one thread",
-        file=sys.stderr,
+    say(
+        f"{shlex.join(compiler())} cannot build with -fopenmp: steps on the CPU will use one thread; {remedy}, "
+        f"then {again}"
     )
-    return []
+    return [], []
+
+
+@contextlib.contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """A line at the start, one a minute, and one at the end."""
+    say(f"compiling {what}; a minute or two for CPU code, several for CUDA code ...")
+    start = time.monotonic()
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(60):
+            say(f"still compiling after {time.monotonic() - start:.0f} s ...")
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+        say(f"compiled in {time.monotonic() - start:.0f} s")
+    finally:
+        done.set()
+
+
+def first_errors(log: str) -> str:
+    """What to show of a compiler's output: its first errors, or its end."""
+    lines = log.strip().splitlines()
+    errors = [line for line in lines if re.search(r"\berror: |undefined reference", line)]
+    return "\n    ".join(errors[:5] or lines[-5:])
+
+
+def say(message: str) -> None:
+    print(f"sgdr_fused: {message}", file=sys.stderr, flush=True)
 
 
 def torch_id(torch: ModuleType) -> str:
@@ -116,6 +160,24 @@ def cuda_home() -> str | None:
     return None
 
 
+def cuda_is_forced() -> bool:
+    return os.environ.get("FORCE_CUDA") == "1"
+
+
+def no_wish_for_cuda(torch: ModuleType) -> str | None:
+    """Why no CUDA code is to be built, with the remedy; None where it is: ahead of time and at first use alike.
+
+    A CUDA build of torch on a machine without a GPU is common, a toolkit beside it too, and nvcc takes minutes.
+    """
+    if cuda_is_forced():
+        return None
+    if os.environ.get("SGDR_FUSED_CUDA") == "0":
+        return "it was built with SGDR_FUSED_CUDA=0; build it again without"
+    if not torch.cuda.is_available():
+        return "it was built where torch saw no GPU; build it again where it sees one, or anywhere with FORCE_CUDA=1"
+    return None
+
+
 def cuda_obstacle(torch: ModuleType) -> str | None:
     """Why no CUDA code can be built for this torch on this machine, with the remedy; None if it can."""
     if os.environ.get("SGDR_FUSED_CUDA") == "0":
@@ -138,14 +200,24 @@ def cuda_obstacle(torch: ModuleType) -> str | None:
 
 
 def cuda_arch_list(torch: ModuleType) -> str:
-    """TORCH_CUDA_ARCH_LIST; unset, the visible GPUs' architectures; none visible, DEFAULT_ARCH_LIST."""
+    """TORCH_CUDA_ARCH_LIST; unset, the visible GPUs' architectures; none visible, DEFAULT_ARCHS. Runs no compiler."""
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if listed:
         return listed
     visible = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    if visible:
-        return ";".join(f"{major}.{minor}" for major, minor in sorted(visible)) + "+PTX"
-    return DEFAULT_ARCH_LIST
+    archs = [f"{major}.{minor}" for major, minor in sorted(visible)] or DEFAULT_ARCHS
+    return ";".join(archs) + "+PTX"
+
+
+def known_archs(home: str, archs: str) -> str:
+    """Of the default architectures, those that the toolkit in `home` knows. What was chosen otherwise stays: nvcc will
+    say what it does not know."""
+    if archs != ";".join(DEFAULT_ARCHS) + "+PTX":
+        return archs
+    listing = [str(Path(home, "bin", "nvcc")), "--list-gpu-arch"]
+    known = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+    kept = [arch for arch in DEFAULT_ARCHS if f"compute_{arch.replace('.', '')}" in known]
+    return ";".join(kept or DEFAULT_ARCHS[:3]) + "+PTX"  # of the oldest toolkits that torch is built with
 
 
 # ---- torch's build tools ---------------------------------------------------------------------------
@@ -169,13 +241,15 @@ def torch_build_tools(torch: ModuleType, with_cuda: bool) -> Iterator[Any]:
                 [importlib.import_module("ninja").BIN_DIR, os.environ.get("PATH", "")]
             )
     if with_cuda:
-        environment["TORCH_CUDA_ARCH_LIST"] = cuda_arch_list(torch)
+        home = cuda_home()
+        assert home is not None  # or there is a cuda_obstacle()
+        environment["TORCH_CUDA_ARCH_LIST"] = known_archs(home, cuda_arch_list(torch))
 
     saved = {name: os.environ.get(name) for name in environment}
     saved_home = cpp_extension.CUDA_HOME
     os.environ.update(environment)
     if with_cuda:
-        cpp_extension.CUDA_HOME = cuda_home()
+        cpp_extension.CUDA_HOME = home
     try:
         yield cpp_extension
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 LONGEST = 200  # characters of a value in a message
+_LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
 
 
 def shown(value: Any) -> str:
@@ -19,8 +23,26 @@ def shown(value: Any) -> str:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warns at the line of the caller's own code that led here, not at a line of this package or of torch."""
-    depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("sgdr_fused", "torch"):
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=depth)
+    """Warns at the line of the caller's own code that led here: not at a line of this package, of torch, or of a library
+    that trains for the caller; where all is libraries, at the first line outside this package and torch."""
+    first: FrameType | None = None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and (_is_ours(frame) or _is_installed(frame)):
+        if first is None and not _is_ours(frame):
+            first = frame
+        frame = frame.f_back
+    place = frame or first or sys._getframe()
+    module, registry = place.f_globals.get("__name__"), place.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, category, place.f_code.co_filename, place.f_lineno, module, registry)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("sgdr_fused", "torch")
+
+
+def _is_installed(frame: FrameType) -> bool:
+    """Whether its code is of an installed package, of the standard library, or of Python itself."""
+    file = frame.f_code.co_filename
+    return file.startswith((_LIBRARY, "<frozen ")) or not {"site-packages", "dist-packages"}.isdisjoint(
+        Path(file).parts
+    )

@@ -191,6 +191,10 @@ class FusedOptimizer(Optimizer):
         """
         return self._clock_on(self._first_device())
 
+    def get_last_lr(self) -> list[float]:
+        """The rate of each group that the next step will use: plain floats, as a torch scheduler's."""
+        return [float(group["lr"]) for group in self.param_groups]
+
     @property
     def backend(self) -> str:
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,12 +95,55 @@ class TestCudaToolkit:
 
     def test_architectures(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-        assert _build.cuda_arch_list(torch) == "7.5;8.0;9.0+PTX"
+        assert _build.cuda_arch_list(torch) == "7.5;8.0;9.0;10.0;12.0+PTX"
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: [(9, 0), (8, 6), (9, 0)][i])
         assert _build.cuda_arch_list(torch) == "8.6;9.0+PTX"
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
         assert _build.cuda_arch_list(torch) == "8.0"
+
+    @pytest.mark.parametrize(
+        ("known", "expected"),
+        [
+            (["75", "80", "86", "90", "100", "110", "120", "121"], "7.5;8.0;9.0;10.0;12.0+PTX"),
+            (["50", "75", "80", "90", "100"], "7.5;8.0;9.0;10.0+PTX"),
+            (["52", "70", "75", "80", "86", "90"], "7.5;8.0;9.0+PTX"),
+            ([], "7.5;8.0;9.0+PTX"),  # a toolkit that does not tell
+        ],
+    )
+    def test_default_architectures_are_those_that_the_toolkit_knows(
+        self, known: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home = fake_toolkit(tmp_path / "toolkit")
+        listing = " ".join(f"compute_{arch}" for arch in known)
+        home.joinpath("bin", "nvcc").write_text(f'#!/bin/sh\n[ "$1" = --list-gpu-arch ] && echo {listing}\n')
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        assert _build.known_archs(str(home), _build.cuda_arch_list(torch)) == expected
+        assert _build.known_archs(str(home), "12.1+PTX") == "12.1+PTX"  # what was asked for is nvcc's to refuse
+
+    @pytest.mark.parametrize("forced", [False, True])
+    @pytest.mark.parametrize("left_out", [False, True])
+    @pytest.mark.parametrize("gpu", [False, True])
+    def test_one_rule_ahead_of_time_and_at_first_use(
+        self, gpu: bool, left_out: bool, forced: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A toolkit alone is no reason."""
+        if forced:
+            monkeypatch.setenv("FORCE_CUDA", "1")
+        if left_out:
+            monkeypatch.setenv("SGDR_FUSED_CUDA", "0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        reason = _build.no_wish_for_cuda(torch)
+        assert (reason is None) == (forced or (gpu and not left_out))
+        built = []
+        monkeypatch.setattr(_backend, "_no_cuda", None)
+        monkeypatch.setattr(_backend, "_cached_or_built", lambda with_cuda: built.append(with_cuda))
+        _backend._jit()
+        assert built == [reason is None]
+        assert _backend._no_cuda == reason
+        if reason is not None:
+            assert "build it again" in reason
+            assert ("SGDR_FUSED_CUDA=0" if left_out else "FORCE_CUDA=1") in reason
 
 
 def test_sources_are_found_and_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,14 +170,44 @@ def test_flags_never_change_results() -> None:
     assert not any(flag in everything for flag in ("fast-math", "fast_math", "-march", "-Ofast"))
 
 
-@needs_compiler
-def test_openmp_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    refuses = tmp_path / "compiler"
-    refuses.write_text('#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\n')
-    refuses.chmod(0o755)
-    monkeypatch.setenv("CXX", str(refuses))
-    assert _build.openmp_flags() == []
-    assert "one thread" in capsys.readouterr().err
+class TestOpenMP:
+    """By compilers that are scripts: they build what their kind can build."""
+
+    @pytest.fixture
+    def compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+        def make(version: str, body: str) -> None:
+            script = tmp_path / "compiler"
+            script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit 0\n{body}\n')
+            script.chmod(0o755)
+            monkeypatch.setenv("CXX", str(script))
+
+        return make
+
+    def test_as_any_compiler(self, compiler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        compiler("g++ (GCC) 12", 'case "$*" in *-fopenmp*) exit 0;; esac; exit 1')
+        assert _build.openmp_flags(again="make build") == (["-fopenmp"], ["-fopenmp"])
+        assert capsys.readouterr().err == ""
+
+    def test_as_apples(self, compiler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        compiler("Apple clang version 17", 'case "$*" in *"-Xpreprocessor -fopenmp"*-lomp*) exit 0;; esac; exit 1')
+        assert _build.openmp_flags(again="make build") == (["-Xpreprocessor", "-fopenmp"], ["-lomp"])
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("version", ["Apple clang version 17", "Debian clang version 19", "Homebrew clang 20"])
+    def test_clang_without_libomp(self, version: str, compiler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        compiler(version, "exit 1")
+        assert _build.openmp_flags(again="make build") == ([], [])
+        message = capsys.readouterr().err
+        assert "-fopenmp" in message
+        assert "one thread" in message
+        assert "install libomp (apt install libomp-dev; brew install libomp), then make build" in message
+
+    def test_gcc_without_libgomp(self, compiler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        compiler("g++ (GCC) 12", "exit 1")
+        assert _build.openmp_flags(again="make build") == ([], [])
+        message = capsys.readouterr().err
+        assert "install libgomp, then make build" in message
+        assert "libomp" not in message
 
 
 @needs_compiler
@@ -185,6 +259,7 @@ def test_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_extension_without_cuda_warns_once_for_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(has_cuda=False))
     monkeypatch.setattr(_backend, "_no_cuda", "no toolkit, in this test")
+    monkeypatch.setattr(_backend, "_seen", set())
     with pytest.warns(RuntimeWarning, match="no toolkit, in this test") as caught:
         for _ in range(3):
             assert _backend.backend_for(torch.device("cuda")) == "reference"
