@@ -1,0 +1,59 @@
+"""The machine that hypothesis drives: it makes an optimizer, acts on it, and compares after every action."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant
+
+from .actions import SCHEDULES, NUMBER
+from .checkpoints import Checkpoints
+from .gradients import Gradients
+from .groups import Groups
+from .states import States
+from .world import BY_ID, World
+
+CASE_IDS = (
+    "sgd",
+    "sgd_weight_decay",
+    "sgd_momentum",
+    "sgd_dampening",
+    "sgd_nesterov",
+    "sgd_maximize",
+    "adam",
+    "adam_weight_decay",
+    "adam_amsgrad",
+    "adamw",
+    "adamw_amsgrad",
+    "nadam",
+    "adamax",
+    "rmsprop_centered_momentum",
+    "adadelta",
+)
+
+
+class OptimizerMachine(Gradients, Groups, States, Checkpoints):
+    """See the package. `counts` is of all machines that have run in this process."""
+
+    counts: ClassVar[Counter[str]] = Counter()
+
+    @initialize(
+        case=st.sampled_from(CASE_IDS),
+        sizes=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=3), min_size=1, max_size=3),
+        dtype=st.sampled_from((torch.float64, torch.float32)),
+        schedule=st.none() | NUMBER,
+        by_dicts=st.booleans(),
+    )
+    def make(self, case: str, sizes: Any, dtype: torch.dtype, schedule: int | None, by_dicts: bool) -> None:
+        lr = 0.05 if schedule is None else SCHEDULES["lr"][schedule % len(SCHEDULES["lr"])]
+        self.world = World(BY_ID[case], sizes, dtype, lr, by_dicts)
+        self.counts["sequences"] += 1
+
+    @invariant()
+    def as_expected(self) -> None:
+        if hasattr(self, "world"):  # not so before the first rule
+            self.counts["actions"] += 1
+            self.world.check()

@@ -1,0 +1,20 @@
+"""What users do to an optimizer between its steps, in sequences that hypothesis makes: see fuzz/."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz.machine import OptimizerMachine
+from hypothesis import HealthCheck, settings
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what an action has to warn of, it looks at itself
+
+EXAMPLES, ACTIONS = 200, 30
+
+OptimizerMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=ACTIONS,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestOptimizer = OptimizerMachine.TestCase
