@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._compile import untraced
 
+
+@untraced()
 class Clock(Tensor):
     """A 0-dim int64 tensor: the optimizer steps taken.
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _hypers, _param_checks, _plans, averages, clipping
+from . import _backend, _checkpoint, _compile, _hypers, _param_checks, _plans, averages, clipping
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@_compile.untraced(but=("state", "param_groups"))
 class FusedOptimizer(Optimizer):
     """Base class. A subclass names its algorithm (csrc/update_rules.h), its entries and its state."""
 
@@ -105,6 +106,7 @@ class FusedOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        _compile.break_where_traced()
         return self._param_groups
 
     @param_groups.setter

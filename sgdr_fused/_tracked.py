@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ._compile import untraced
+
 
 class Changes:
     """What was written since the last step. One per optimizer, shared by its mappings."""
@@ -20,6 +22,7 @@ class Changes:
         self.numbers = True  # only numbers, which a step passes by value
 
 
+@untraced()
 class TrackedDict(dict):
     """A dict whose every change goes through ``_written(key)``, or ``_written(None)`` for all keys."""
 
@@ -73,6 +76,7 @@ class TrackedDict(dict):
         return dict(self)
 
 
+@untraced()
 class ParamState(TrackedDict):
     """The state of one parameter.
 
@@ -92,6 +96,7 @@ class ParamState(TrackedDict):
             self.steps = None
 
 
+@untraced()
 class State(TrackedDict, defaultdict):
     """``Optimizer.state``: parameter -> ParamState, made when it is asked for."""
 
@@ -122,6 +127,7 @@ class State(TrackedDict, defaultdict):
     __copy__ = copy
 
 
+@untraced()
 class Group(TrackedDict):
     """A parameter group.
 
