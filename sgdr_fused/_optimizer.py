@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _compile, _hypers, _param_checks, _plans, averages, clipping
+from . import _backend, _checkpoint, _compile, _hypers, _param_checks, _plans, _states_only, averages, clipping
 from ._clock import Clock
 from ._cycle_ends import CycleEndHook, CycleEnds
 from ._hypers import SCHEDULE_KEYS, Hyper, first, is_plain, with_first
@@ -170,6 +170,9 @@ class FusedOptimizer(Optimizer):
         return value
 
     def _assign_hyper(self, group: Group, key: str, value: Any) -> Any:
+        if key == "lr" and key in group and _states_only.asked():
+            self._changes.plan = True  # so that the step that follows comes to where states are made
+            return group[key]
         schedule_key = SCHEDULE_KEYS[key]
         if key == "betas" and isinstance(value, list):
             value = tuple(value)  # what is edited in place would go unnoticed
@@ -319,6 +322,8 @@ class FusedOptimizer(Optimizer):
             self._membership.unchanged(self._param_groups) and all([plan.valid() for plan in self._plans])
         ):
             _plans.rebuild(self)
+            if _states_only.asked():
+                return loss
         if self._changes.numbers:
             _plans.set_numbers(self)
         for plan, group, hyper, tensor in self._host_reads:
@@ -361,6 +366,9 @@ class FusedOptimizer(Optimizer):
             cycle 1 after 6
         """
         return self._cycle_ends.add(self, hook)
+
+    def get_last_lr(self) -> list[float]:
+        return [float(g["lr"]) for g in self._param_groups]
 
     def swap_average(self) -> AbstractContextManager[None]:
         """Puts the averages into the parameters for the time of a ``with`` block: to evaluate with them.

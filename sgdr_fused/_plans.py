@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from . import _backend, _checks, clipping
+from . import _backend, _checks, _states_only, clipping
 from ._cycle_ends import schedule_of
 from ._param_checks import ParamSpec, average_dtype, check_apart, check_grad, check_param, check_state, kept_beside
 from ._reference_plan import ReferencePlan
@@ -75,6 +75,10 @@ def rebuild(optimizer: FusedOptimizer) -> None:
         host_reads += [(plan, *read) for read in reads]
         conversions += converted
 
+    if _states_only.asked():  # what is in a checkpoint by its presence has its first step behind it
+        for _, state in new_states:
+            if state.steps is not None and not optimizer._has_step:
+                state.steps.fill_(1)
     for param, state in new_states:
         dict.__setitem__(optimizer.state, param, state)
     optimizer._captured_plans += [plan for plan in optimizer._plans if plan.captured]
