@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ._checks import MAX_STEP
+from ._compile import untraced
 
 # Beside those whose names end in an underscore, and `out=`.
 _WRITING = {"__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__ifloordiv__", "__imod__", "__ipow__"}
 
 
+@untraced()
 class Clock(Tensor):
     """A 0-dim int64 tensor: the optimizer steps taken, in [0, 2**61].
 

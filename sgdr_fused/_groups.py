@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from . import _checks, _displays, _hypers
+from . import _displays, _hypers, _states_only
 from ._hypers import SCHEDULE_KEYS, first, is_plain, with_first
 from ._messages import shown, warn
 from ._options import OPTIONS
@@ -86,6 +86,9 @@ def _hyper_assignment(
     optimizer: FusedOptimizer, group: Group, key: str, value: Any, params: Any, new: bool
 ) -> tuple[dict[str, Any], bool]:
     schedule_key = SCHEDULE_KEYS[key]
+    if key == "lr" and key in group and _states_only.asked():
+        optimizer._changes.note()  # so that the step that follows comes to where states are made
+        return {}, True
     if key == "betas" and isinstance(value, list):
         value = tuple(value)  # what is edited in place would go unnoticed
     old, old_schedule = group.get(key), group.get(schedule_key)

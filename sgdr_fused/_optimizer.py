@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _groups, _param_checks, _plans, averages, clipping
+from . import _backend, _checkpoint, _compile, _groups, _param_checks, _plans, _states_only, averages, clipping
 from ._clock import Clock
 from ._host_clock import CycleEndHook, HostClock
 from ._hypers import Hyper
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@_compile.untraced(but=("state", "param_groups"))
 class FusedOptimizer(Optimizer):
     """Base class. A subclass names its algorithm (csrc/update_rules.h), its entries and its state."""
 
@@ -114,6 +115,7 @@ class FusedOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        _compile.break_where_traced()
         if self._has_aliases:
             self._take_over_aliases()
         return self._param_groups
@@ -333,6 +335,10 @@ class FusedOptimizer(Optimizer):
         built = self._built
         if built.seen is not self._changes.plan:
             built = self._build()
+            if _states_only.asked():
+                host_clock.forget()
+                built.store_states(as_stepped=True)
+                return loss
         built.bring_up_to_date(self)
         if not built.valid(self._param_groups):
             built = self._build()

@@ -25,10 +25,12 @@ class SpecBuilder:
 
     Attributes:
         pending: the entries of the state that are missing.
+        fresh_counts: the counts of updates behind them, 0, where the state has no ``step``.
     """
 
     def __init__(self, optimizer: FusedOptimizer, params: list[Tensor]) -> None:
         self.pending: Pending = []
+        self.fresh_counts: list[Tensor] = []
         self._new_states: dict[Tensor, ParamState] = {}
         self._optimizer = optimizer
         self._sizes = Counter(param.device for param in params)
@@ -120,6 +122,8 @@ class SpecBuilder:
                 new["step"] = entries["step"] = steps
             else:
                 steps = self._counted(count, param.device)
+                if not stepped:
+                    self.fresh_counts.append(steps)
         return steps
 
     def _product(

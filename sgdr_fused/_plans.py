@@ -47,6 +47,7 @@ class Built:
         self.host_reads: list[tuple[AnyPlan, int, int, Tensor]] = []
         self.conversions: list[tuple[Tensor, Tensor]] = []
         self.pending: Pending = []
+        self.fresh_counts: list[Tensor] = []  # of updates behind what is pending, where no state holds them
         self.on_meta: list[Tensor] = []  # parameters without memory, which take no part
 
     def bring_up_to_date(self, optimizer: FusedOptimizer) -> None:
@@ -77,8 +78,15 @@ class Built:
     def run(self, grad_scale: Any, found_inf: Any) -> None:
         for plan in self.plans:
             plan.run(on_device("grad_scale", grad_scale, plan), on_device("found_inf", found_inf, plan))
+        self.store_states()
+
+    def store_states(self, as_stepped: bool = False) -> None:
+        """Stores what is pending; `as_stepped` with its first step behind it, for it counts as that in a checkpoint."""
         for entries, new in self.pending:
             dict.update(entries, new)
+        if as_stepped:
+            for count in self.fresh_counts:
+                count.fill_(1)
         self.pending = []
 
 
@@ -122,7 +130,7 @@ def built(optimizer: FusedOptimizer) -> Built:
                 continue
             spec = builder.spec(param, i, number, f"parameter {k} of group {i}")
             specs.setdefault(param.device, []).append(spec)
-    new.pending = builder.finish()
+    new.pending, new.fresh_counts = builder.finish(), builder.fresh_counts
 
     optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
     optimizer._counts = {device: optimizer._count_on(device) for device in specs}

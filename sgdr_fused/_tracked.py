@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ._compile import untraced
+
 _MISSING = object()
 
 
@@ -33,6 +35,7 @@ class Changes:
         self.numbers = object()
 
 
+@untraced()
 class TrackedDict(dict):
     """A dict that notes its changes in the ``Changes`` of each optimizer that holds it.
 
@@ -141,6 +144,7 @@ class TrackedDict(dict):
         return dict(self)
 
 
+@untraced()
 class ParamState(TrackedDict):
     """The state of one parameter."""
 
@@ -164,6 +168,7 @@ class ParamState(TrackedDict):
         self._counted = (buffer, steps)
 
 
+@untraced()
 class State(TrackedDict, defaultdict):
     """``Optimizer.state``: parameter -> ParamState, made when it is asked for."""
 
@@ -206,6 +211,7 @@ class State(TrackedDict, defaultdict):
     __copy__ = copy
 
 
+@untraced()
 class Group(TrackedDict):
     """A parameter group. What is assigned to it passes each optimizer that holds it, which checks and normalises it."""
 

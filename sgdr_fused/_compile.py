@@ -1,0 +1,58 @@
+"""What torch.compile does with an optimizer: it calls our functions and does not look into them.
+
+A step is one call into C++, so there is nothing in it to compile, and guards on what it reads (numbers, hooks, plans) would
+make it compile again and again. The public way to say so, ``torch.compiler.disable``, imports torch._dynamo, which takes
+seconds, and wraps the function, which costs a microsecond a call. What it comes down to are two marks, which cost nothing:
+one for the compiler where it is about to inline the function, and one for the interpreter, which then runs the function,
+and all that it calls, as if there were no compiler.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+
+_C = TypeVar("_C", bound=type)
+_REASON = "a fused optimizer is not traced: its step is one call into C++"
+
+
+def untraced(but: Iterable[str] = ()) -> Callable[[_C], _C]:
+    """Decorates a class: what is defined in it, properties too, is a graph break, except what is named in ``but``."""
+
+    def mark(cls: _C) -> _C:
+        for name, value in vars(cls).items():
+            if name in but:
+                continue
+            for function in (value, getattr(value, "__func__", None), getattr(value, "fget", None)):
+                if isinstance(function, FunctionType):
+                    _mark(function)
+        return cls
+
+    return mark
+
+
+def _mark(function: Any) -> None:
+    function._torchdynamo_disable = True
+    function._torchdynamo_disable_msg = _REASON
+    frames = torch._C._dynamo.eval_frame
+    skip = frames._FrameAction.SKIP
+    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+
+
+def break_where_traced() -> None:
+    """To be called by the getter of ``param_groups``: a graph break where the compiler reads it.
+
+    torch's compiler takes every optimizer's groups for plain dicts and fails on ours; what comes after the break reads
+    them as what they are.
+    """
+    if sys._getframe(2).f_globals.get("__name__") == "torch._dynamo.variables.optimizer":
+        from torch._dynamo.exc import unimplemented
+
+        unimplemented(gb_type="param_groups of a fused optimizer", context="", explanation=_REASON, hints=[])
+
+
+_mark(break_where_traced)
