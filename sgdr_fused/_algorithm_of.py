@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
 
 # Every class has these, so they tell nothing.
-_COMMON = {"self", "params", "options", "lr", "weight_decay", "maximize", "foreach", "capturable", "differentiable", "fused"}
+_COMMON = {
+    "self",
+    "params",
+    "options",
+    "lr",
+    "weight_decay",
+    "maximize",
+    "foreach",
+    "capturable",
+    "differentiable",
+    "fused",
+}
 
 
 def check_algorithm(optimizer: FusedOptimizer, saved_groups: list[dict[str, Any]]) -> None:

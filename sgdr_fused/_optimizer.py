@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -192,10 +192,6 @@ class FusedOptimizer(Optimizer):
         and the displayed rates, to step ``n``.
         """
         return self._clock_on(self._first_device())
-
-    def get_last_lr(self) -> list[float]:
-        """The rate of each group that the next step will use: plain floats, as a torch scheduler's."""
-        return [float(group["lr"]) for group in self.param_groups]
 
     @property
     def backend(self) -> str:

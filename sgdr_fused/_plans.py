@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import _backend, _groups, clipping
-from ._hypers import SCHEDULE_KEYS
 from ._host_clock import schedule_of
+from ._hypers import SCHEDULE_KEYS
 from ._messages import warn
 from ._param_checks import ParamSpec, check_apart
 from ._param_specs import Pending, SpecBuilder

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from cases import DEVICE, TYPICAL, Case, ids, make_params, train
+from sgdr_fused._cycle_ends import CycleEnds
 
 from sgdr_fused import FusedSGD, lr_find
-from sgdr_fused._cycle_ends import CycleEnds
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular, Warmup
 
 GROWING = CosineWarmRestarts(0.1, T_0=2, T_mult=2)

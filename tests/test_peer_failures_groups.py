@@ -407,7 +407,9 @@ def test_peer_37_a_state_that_the_user_holds() -> None:
 
 
 def test_peer_27_parameters_that_were_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)  # else the module gets other parameters
+    monkeypatch.setattr(
+        torch.__future__, "_swap_module_params_on_conversion", True
+    )  # else the module gets other parameters
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).to("meta")
     opt = FusedSGD(model.parameters(), lr=SCHEDULE)
     assert opt.get_last_lr() == [SCHEDULE(0)]
