@@ -9,18 +9,8 @@ if TYPE_CHECKING:
     from ._optimizer import FusedOptimizer
 
 # Every class has these, so they tell nothing.
-_COMMON = {
-    "self",
-    "params",
-    "options",
-    "lr",
-    "weight_decay",
-    "maximize",
-    "foreach",
-    "capturable",
-    "differentiable",
-    "fused",
-}
+_COMMON = {"self", "params", "options", "lr", "weight_decay"}
+_COMMON |= {"maximize", "foreach", "capturable", "differentiable", "fused"}
 
 
 def check_algorithm(optimizer: FusedOptimizer, saved_groups: list[dict[str, Any]]) -> None:
@@ -37,20 +27,24 @@ def check_algorithm(optimizer: FusedOptimizer, saved_groups: list[dict[str, Any]
         return
     names = " or ".join(cls.__name__ for cls in likely)
     raise ValueError(
-        f"the state_dict must be of {type(optimizer).__name__}, got one of {names}, going by the entries of its groups: "
-        f"{sorted(keys & set.union(*map(_entries, likely)))}"
+        f"the state_dict must be of {type(optimizer).__name__}, got one of {names}, going by the entries of its "
+        f"groups: {sorted(keys & _all_entries(likely))}"
     )
 
 
 def _likeness(entries: set[str], keys: set[str], classes: list[type[FusedOptimizer]]) -> int:
     """How many entries agree, less those that are in one of the two alone; entries of no class's do not count."""
-    known = keys & set.union(*map(_entries, classes))
+    known = keys & _all_entries(classes)
     return len(entries & known) - len(entries ^ known)
 
 
 def _entries(cls: type[FusedOptimizer]) -> set[str]:
     """What the groups of torch's class have."""
     return {*inspect.signature(cls.__init__).parameters} - _COMMON - {*cls._beyond_torch}
+
+
+def _all_entries(classes: list[type[FusedOptimizer]]) -> set[str]:
+    return {entry for cls in classes for entry in _entries(cls)}
 
 
 def _classes(optimizer: FusedOptimizer) -> list[type[FusedOptimizer]]:

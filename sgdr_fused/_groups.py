@@ -162,8 +162,8 @@ def _warn_of_number(group: Group, key: str, schedule: Schedule, value: Any) -> N
         return
     factor = f'0.1 * g["{key}_schedule"]'
     warn(
-        f"group[{key!r}] had a Schedule, {shown(schedule)}, in whose place {shown(value)} stands from here on. To scale "
-        f"a Schedule instead, assign {factor}; a displayed value times a number is a number"
+        f"group[{key!r}] had a Schedule, {shown(schedule)}, in whose place {shown(value)} stands from here on. To "
+        f"scale a Schedule instead, assign {factor}; a displayed value times a number is a number"
     )
     group.warned = True
 
@@ -174,8 +174,8 @@ def check_keys(optimizer: FusedOptimizer, group: dict[str, Any]) -> None:
     for key in group:
         if key in OPTIONS:
             raise ValueError(
-                f"{key} must be given to {type(optimizer).__name__}(...), not to a group: it is of the whole optimizer, "
-                f"got {shown(group[key])} in a group"
+                f"{key} must be given to {type(optimizer).__name__}(...), not to a group: it is of the whole "
+                f"optimizer, got {shown(group[key])} in a group"
             )
         meant = difflib.get_close_matches(str(key), known, n=1, cutoff=0.85)
         if key not in known and meant and not str(key).endswith("_schedule"):

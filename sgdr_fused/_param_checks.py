@@ -158,14 +158,14 @@ def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
         raise ValueError(f"{described} must be dense and of the parameter's shape, got {tuple(value.shape)}")
     if value.dtype not in dtypes:
         raise TypeError(
-            f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}: the parameter was converted after "
-            "its state was made, or the state is another's; convert the model before the first step, or make a new "
+            f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}: the parameter was converted "
+            "after its state was made, or the state is another's; convert the model before the first step, or make a new "
             "optimizer, or convert the state as well"
         )
     if value.device != param.device:
         raise ValueError(
-            f"{described} must be on the parameter's device, got {value.device}: the parameter was moved after its state "
-            "was made; move the state as well, or load it by load_state_dict(opt.state_dict())"
+            f"{described} must be on the parameter's device, got {value.device}: the parameter was moved after its "
+            "state was made; move the state as well, or load it by load_state_dict(opt.state_dict())"
         )
     if _overlaps(value):
         raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")

@@ -41,8 +41,8 @@ class TrackedDict(dict):
 
     It is made like a dict, and then it is one, until an optimizer is told to it.
 
-    It may stand for a dict of the user's, its alias, as torch would keep that one: what is written here is written there
-    too, and ``take_over`` fetches what the user has written there.
+    It may stand for a dict of the user's, its alias, as torch would keep that one: what is written here is written
+    there too, and ``take_over`` fetches what the user has written there.
     """
 
     _changes: tuple[Changes, ...] = ()

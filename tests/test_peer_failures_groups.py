@@ -31,7 +31,7 @@ def sgd(lr: Any = SCHEDULE, sizes: tuple[int, ...] = (3,), **options: Any) -> Fu
 
 
 def rates_of(opt: Any, steps: int) -> list[float]:
-    """The rates that the next steps use, read off the weights: without momentum an update is the rate times the gradient."""
+    """The rates that the next steps use, read off the weights: without momentum an update is rate times gradient."""
     used = []
     for _ in range(steps):
         param = params_of(opt)[0]
