@@ -59,6 +59,7 @@ class FusedOptimizer(Optimizer):
         self._plans: list[_plans.AnyPlan] = []
         self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
         self._membership: Any = None
+        self._step_plans: Any = None
         self._host_reads: list[tuple[_plans.AnyPlan, int, int, Tensor]] = []
         self._conversions: list[tuple[Tensor, Tensor]] = []
         self._clocks: dict[torch.device, Clock] = {}
@@ -313,19 +314,10 @@ class FusedOptimizer(Optimizer):
         has_hooks = bool(self._cycle_ends.hooks)
         if has_hooks:
             self._cycle_ends.before_step(self)
-        if self._changes.plan or not (
-            self._membership.unchanged(self._param_groups) and all([plan.valid() for plan in self._plans])
-        ):
+        if self._changes.plan or _backend.load() is None or not _plans.take_step(self):
             _plans.rebuild(self)
-        if self._changes.numbers:
-            _plans.set_numbers(self)
-        for plan, group, hyper, tensor in self._host_reads:
-            plan.set_number(group, hyper, float(tensor))
-        for converted, tensor in self._conversions:
-            converted.copy_(tensor.detach())
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for plan in self._plans:
-            plan.run(_plans.on_device(scale, plan), _plans.on_device(found_inf, plan))
+            if not _plans.take_step(self):
+                raise RuntimeError("parameters or gradients changed while the step was prepared")
         if has_hooks:
             self._cycle_ends.after_step(self)
         return loss

@@ -34,7 +34,7 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     Raises, with nothing changed, where a step cannot be taken.
     """
     if isinstance(optimizer._membership, Swapped):
-        optimizer._membership.unchanged(optimizer.param_groups)  # raises
+        optimizer._membership.refuse()
     groups = optimizer.param_groups
     for i, group in enumerate(groups):
         groups[i] = optimizer._adopted(group)
@@ -69,8 +69,6 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     plans, host_reads, conversions = [], [], []
     for device, device_specs in specs.items():
         plan, reads, converted = _make_plan(optimizer, device, device_specs)
-        if not plan.valid():  # which also collects the gradients
-            raise RuntimeError(f"the gradients on {device} changed while the step was prepared")
         plans.append(plan)
         host_reads += [(plan, *read) for read in reads]
         conversions += converted
@@ -80,7 +78,9 @@ def rebuild(optimizer: FusedOptimizer) -> None:
     optimizer._captured_plans += [plan for plan in optimizer._plans if plan.captured]
     optimizer._plans, optimizer._host_reads, optimizer._conversions = plans, host_reads, conversions
     extension = _backend.load()
-    optimizer._membership = _Unknown() if extension is None else extension.Membership(groups)
+    optimizer._membership = None if extension is None else extension.Membership(groups, [])
+    native = all(not isinstance(plan, ReferencePlan) for plan in plans)
+    optimizer._step_plans = extension.step if native else _step_with_reference
     optimizer._changes.plan = False
     optimizer._changes.numbers = True
 
@@ -216,13 +216,6 @@ class _Counts:
         return count
 
 
-class _Unknown:
-    """Stands for the extension's Membership on the reference, which looks at everything at each step."""
-
-    def unchanged(self, param_groups: Any) -> bool:
-        return False
-
-
 def _make_plan(
     optimizer: FusedOptimizer, device: torch.device, specs: list[ParamSpec]
 ) -> tuple[AnyPlan, list[tuple[int, int, Tensor]], list[tuple[Tensor, Tensor]]]:
@@ -294,8 +287,40 @@ def set_numbers(optimizer: FusedOptimizer) -> None:
     optimizer._changes.numbers = False
 
 
-def on_device(value: Tensor | None, plan: AnyPlan) -> Tensor | None:
+def take_step(optimizer: FusedOptimizer) -> bool:
+    """One step, unless something is not as it was when the plans were made: then nothing is done."""
+    if optimizer._changes.numbers:
+        set_numbers(optimizer)
+    for plan, group, hyper, tensor in optimizer._host_reads:
+        plan.set_number(group, hyper, float(tensor))
+    for converted, tensor in optimizer._conversions:
+        converted.copy_(tensor.detach())
+    scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+    plans = optimizer._plans
+    scales = None if scale is None else [on_device(scale, plan) for plan in plans]
+    founds = None if found_inf is None else [on_device(found_inf, plan) for plan in plans]
+    return optimizer._step_plans(optimizer._membership, optimizer._param_groups, plans, scales, founds)
+
+
+def _step_with_reference(membership: Any, groups: Any, plans: list[AnyPlan], scales: Any, founds: Any) -> bool:
+    """As the extension's step(), with plans of which the reference has some or all."""
+    nothing = [None] * len(plans)
+    steps = [*zip(plans, scales or nothing, founds or nothing, strict=True)]
+    if membership is not None:
+        native = [step for step in steps if not isinstance(step[0], ReferencePlan)]
+        lists = [[*column] for column in zip(*native, strict=True)] or [[], None, None]
+        if not _backend.load().step(membership, groups, *lists):
+            return False
+    for plan, scale, found_inf in steps:
+        if isinstance(plan, ReferencePlan):
+            plan.run(scale, found_inf)
+    return True
+
+
+def on_device(value: Any, plan: AnyPlan) -> Tensor | None:
     """GradScaler's scale or its found_inf, which it keeps on one device, on the plan's."""
+    if isinstance(value, Real):  # found_inf is the int 0 where no parameter has a gradient
+        return torch.tensor(float(value), dtype=torch.float32, device=plan.device)
     if value is None or (value.device == plan.device and value.dtype == torch.float32):
         return value
     return value.to(device=plan.device, dtype=torch.float32)

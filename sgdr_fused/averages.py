@@ -75,7 +75,7 @@ def check_schedule(optimizer: FusedOptimizer) -> None:
 class Swapped:
     """Stands for the optimizer's membership while the averages stand for the weights."""
 
-    def unchanged(self, param_groups: Any) -> bool:
+    def refuse(self, *args: Any) -> bool:
         raise RuntimeError("step() inside swap_average(): it would move the averages, not the weights")
 
 
@@ -98,12 +98,13 @@ def swapped(optimizer: FusedOptimizer) -> Iterator[None]:
     with torch.no_grad():
         saved = [param.clone() for param, _ in averages]
         membership, optimizer._membership = optimizer._membership, Swapped()
+        step_plans, optimizer._step_plans = optimizer._step_plans, optimizer._membership.refuse
         try:
             for param, average in averages:
                 param.copy_(average)
             yield
         finally:
-            optimizer._membership = membership
+            optimizer._membership, optimizer._step_plans = membership, step_plans
             for (param, _), value in zip(averages, saved, strict=True):
                 param.copy_(value)
 
