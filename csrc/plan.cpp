@@ -156,8 +156,7 @@ Hyper OptimizerPlan::add_hyper(const HyperSpec& spec, AddedSchedules& added) {
   if (!spec.tensor.defined()) return {};
   watched_.add(spec.tensor);
   const bool is_double = spec.tensor.scalar_type() == at::kDouble;
-  return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0,
-          data_of(spec.tensor)};
+  return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0, data_of(spec.tensor)};
 }
 
 void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {

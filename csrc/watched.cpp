@@ -76,10 +76,11 @@ C10_ALWAYS_INLINE bool all_unchanged(const std::vector<Watched>& tensors) {
 std::string memory_fault(const at::Tensor& tensor) {
   const at::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (tensor.layout() != at::kStrided) return c10::str("its layout is ", tensor.layout());
-  if (tensor.is_neg() || tensor.is_conj()) return "it is negated or conjugated only when it is read";
+  if (tensor.is_neg() || tensor.is_conj())
+    return "it is negated or conjugated only when it is read";
   if (tensor._is_zerotensor()) return "it has no memory, and stands for zeros";
-  const c10::DispatchKeySet plain({c10::DispatchKey::Dense, c10::DispatchKey::Python,
-                                   c10::DispatchKey::PythonTLSSnapshot});
+  const c10::DispatchKeySet plain(
+      {c10::DispatchKey::Dense, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
   const uint64_t devices = (uint64_t{1} << c10::num_backends) - 1;
   if ((keys_of(impl) & ~plain.raw_repr() & ~devices) != 0) {
     return c10::str("it is not plain memory, but ", c10::toString(tensor.key_set()));

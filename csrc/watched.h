@@ -22,7 +22,7 @@ struct Watched {
   const void* begin;  // of the storage
   size_t nbytes;      // of the storage
   int64_t offset;     // into it, in elements
-  uint64_t keys;      // torch's dispatch keys: layout, kind of device, and whether it is plain memory
+  uint64_t keys;  // torch's dispatch keys: layout, kind of device, and whether it is plain memory
   const int64_t* sizes;  // and behind them the strides, unless it is contiguous
   int32_t dims;
   bool contiguous;
