@@ -1,8 +1,9 @@
 // The extension module: what Python calls.
 // Not torch/extension.h: that has all of torch, and takes three times as long to compile.
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "plan.h"
+#include "step_call.h"
 
 namespace sgdr_fused {
 namespace {
@@ -93,6 +94,7 @@ ClippingSpec clipping_spec(const py::tuple& from) {
 TensorSpec tensor_spec(const py::tuple& from) {
   TensorSpec spec;
   spec.param = from[0].cast<at::Tensor>();
+  spec.place = &THPVariable_Unpack(py::object(from[0]).ptr());
   spec.group = from[1].cast<int32_t>();
   spec.active = from[2].cast<bool>();
   spec.grad = tensor_or_undefined(from[3]);
@@ -124,48 +126,26 @@ std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std
       average_spec(average), rounding_seed, clipping_spec(clipping));
 }
 
-void run(OptimizerPlan& plan, const std::optional<at::Tensor>& grad_scale,
-         const std::optional<at::Tensor>& found_inf) {
-  std::optional<py::gil_scoped_release> released;
-  if (plan.large()) released.emplace();
-  plan.run(grad_scale, found_inf);
+// A Membership holds Python objects, which may hold the optimizer in turn: the collector is to see
+// that, or none of them would ever be freed.
+Membership* membership_of(PyObject* self) {
+  const auto held = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+  return held.holder_constructed() ? held.value_ptr<Membership>() : nullptr;
 }
 
-// The lists that a user may edit without our hearing of it: param_groups and each group's params.
-class Membership {
- public:
-  explicit Membership(const py::list& param_groups) {
-    for (const py::handle group : param_groups) {
-      groups_.push_back(py::reinterpret_borrow<py::object>(group));
-      const py::list params = group["params"];
-      lists_.push_back(params);
-      std::vector<py::object>& held = params_.emplace_back();
-      for (const py::handle param : params)
-        held.push_back(py::reinterpret_borrow<py::object>(param));
-    }
-  }
-
-  bool unchanged(const py::list& param_groups) const {
-    if (py::len(param_groups) != groups_.size()) return false;
-    for (size_t i = 0; i < groups_.size(); ++i) {
-      PyObject* const list = lists_[i].ptr();
-      const std::vector<py::object>& params = params_[i];
-      if (PyList_GET_ITEM(param_groups.ptr(), i) != groups_[i].ptr() ||
-          PyList_GET_SIZE(list) != static_cast<Py_ssize_t>(params.size())) {
-        return false;
-      }
-      for (size_t k = 0; k < params.size(); ++k) {
-        if (PyList_GET_ITEM(list, k) != params[k].ptr()) return false;
-      }
-    }
-    return true;
-  }
-
- private:
-  std::vector<py::object> groups_;
-  std::vector<py::list> lists_;
-  std::vector<std::vector<py::object>> params_;
-};
+void let_gc_visit(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const Membership* membership = membership_of(self);
+    return membership == nullptr ? 0 : membership->visit(visit, arg);
+  };
+  type.tp_clear = [](PyObject* self) {
+    if (Membership* membership = membership_of(self)) membership->clear();
+    return 0;
+  };
+}
 
 }  // namespace
 
@@ -184,16 +164,18 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
            py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
            py::arg("rounding_seed"), py::arg("clipping"))
-      .def("valid", &OptimizerPlan::valid)
-      .def("run", &run, py::arg("grad_scale"), py::arg("found_inf"))
       .def("show", &OptimizerPlan::show)
       .def("set_number", &OptimizerPlan::set_number, py::arg("group"), py::arg("hyper"),
            py::arg("value"))
       .def_property_readonly("device", [](const OptimizerPlan& plan) { return plan.device(); })
       .def_property_readonly("captured", &OptimizerPlan::captured);
-  py::class_<Membership>(module, "Membership")
-      .def(py::init<const py::list&>(), py::arg("param_groups"))
+  py::class_<Membership>(module, "Membership", py::custom_type_setup(&let_gc_visit))
+      .def(py::init<const py::list&, const py::list&>(), py::arg("param_groups"),
+           py::arg("aliases"))
       .def("unchanged", &Membership::unchanged, py::arg("param_groups"));
+  module.def("step", &step, py::arg("membership"), py::arg("param_groups"), py::arg("plans"),
+             py::arg("grad_scales"), py::arg("found_infs"), py::arg("pending"));
+  module.def("memory_fault", &memory_fault, py::arg("tensor"));
   module.def("instruction_sets", &cpu::instruction_sets);
   module.def("use_instruction_set", &cpu::use_instruction_set, py::arg("name"));
 }

@@ -178,8 +178,16 @@ int measure_tensors(int algorithm, const Step& step, const std::vector<Launch>& 
 // One step: the launches in order, of which the last advances the clock. Returns a cudaError_t.
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream);
 
-// Recomputes the displays from the clock as it is.
-int show(const Plan& plan, void* stream);
+// The tickets of a plan: of its blocks, and one each of so many tensors (Measures::tickets).
+struct Tickets {
+  uint32_t* blocks;
+  int32_t num_tensors;
+};
+
+// Recomputes the displays from the clock as it is. It also sets back the tickets: a step that was
+// disturbed, by another at the same time or by a found_inf that was written meanwhile, may have
+// left them above 0, and then no block of a later step would be the last.
+int show(const Plan& plan, const Tickets& tickets, void* stream);
 
 const char* error_string(int error);
 

@@ -66,6 +66,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       clipping_(std::move(clipping)) {
+  watched_.add(clock_);
   AddedSchedules added;
   for (const GroupSpec& group : groups) add_group(group, added);
   // A launch takes tensors of one pair of dtypes that follow one another.
@@ -76,10 +77,10 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     };
     return key(a) < key(b);
   });
-  for (TensorSpec& spec : tensors) {
+  for (const TensorSpec& spec : tensors) {
     // A count that no user can reach is not watched.
     watched_.add(spec, steps_are_state);
-    add_tensor(std::move(spec));
+    add_tensor(spec);
   }
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
@@ -88,7 +89,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (average.count.defined()) {
     averages = {add_hyper(average.weight, added), average.weight.number, average.is_mean,
                 average.count.mutable_data_ptr<int64_t>()};
-    count_ = average.count;
+    watched_.add(average.count);
   }
   if (measures_ || clipping_.norm.defined()) chunks_ = chunks_in(kChunk);
   Clipping clips = {};
@@ -98,6 +99,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (clipping_.norm.defined()) {
     chunk_norms_.resize(chunks_.size());
     clips.norm = clipping_.norm.mutable_data_ptr<double>();
+    watched_.add(clipping_.norm);
     clips.nonfinite = &nonfinite_;
     clips.chunks = chunk_norms_.data();
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
@@ -106,7 +108,10 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     chunk_squares_.resize(chunks_.size());
     tensor_squares_.resize(tensors_.size());
   }
-  if (clipping_.skipped.defined()) clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
+  if (clipping_.skipped.defined()) {
+    clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
+    watched_.add(clipping_.skipped);
+  }
   plan_ = {tensors_.data(),
            groups_.data(),
            layouts_.data(),
@@ -149,10 +154,9 @@ Hyper OptimizerPlan::add_hyper(const HyperSpec& spec, AddedSchedules& added) {
             add_schedule(*spec.schedule, added), nullptr};
   }
   if (!spec.tensor.defined()) return {};
-  const void* data = spec.tensor.const_data_ptr();
-  hyper_tensors_.emplace_back(spec.tensor, data);
+  watched_.add(spec.tensor);
   const bool is_double = spec.tensor.scalar_type() == at::kDouble;
-  return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0, data};
+  return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0, data_of(spec.tensor)};
 }
 
 void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
@@ -167,8 +171,7 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
     if (hyper.source == Source::kSchedule && display.defined()) {
       displays_.push_back({display.mutable_data_ptr<double>(),
                            static_cast<int32_t>(groups_.size() * kMaxHypers + k)});
-      displays_seen_.push_back(display);
-      display_versions_.push_back(display._version());
+      watched_.add_display(display);
     }
   }
   groups_.push_back(group);
@@ -177,9 +180,9 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   }
 }
 
-void OptimizerPlan::add_tensor(TensorSpec spec) {
+void OptimizerPlan::add_tensor(const TensorSpec& spec) {
   Tensor tensor = {};
-  tensor.param = data_of(spec.param);
+  tensor.param = spec.active ? data_of(spec.param) : nullptr;
   tensor.numel = spec.param.numel();
   tensor.group = spec.group;
   tensor.index = spec.index;
@@ -193,14 +196,13 @@ void OptimizerPlan::add_tensor(TensorSpec spec) {
   const Dtype dtype = dtype_of(spec.param);
   tensor.grad_dtype = spec.grad.defined() ? dtype_of(spec.grad) : dtype;
   dtypes_.push_back({dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])});
-  spec.grad = at::Tensor();  // the gradient's lifetime is the user's
-  specs_.push_back(std::move(spec));
+  active_.push_back(spec.active);
   tensors_.push_back(tensor);
 }
 
 // None of what takes no part.
 int64_t OptimizerPlan::num_chunks_of(size_t tensor, int size) const {
-  return specs_[tensor].active ? num_chunks(tensors_[tensor], size) : 0;
+  return active_[tensor] ? num_chunks(tensors_[tensor], size) : 0;
 }
 
 std::vector<Chunk> OptimizerPlan::chunks_in(int size) const {

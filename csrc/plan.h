@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,13 +15,17 @@
 
 namespace sgdr_fused {
 
-// Of what GradScaler hands over, if anything.
-inline const float* address_of(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() ? tensor->const_data_ptr<float>() : nullptr;
+// What GradScaler hands over; undefined: nothing.
+struct Scaling {
+  at::Tensor grad_scale, found_inf;
+};
+inline const float* address_of(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
 }
 
 // Built by Python, which has validated everything; valid() then tells cheaply whether all that the
-// plan was made from is still what it was.
+// plan was made from is still what it was. It keeps alive what it uses, but for the parameters and
+// gradients, of which an optimizer is to hold no more than Python's lists do: see step_call.h.
 class OptimizerPlan {
  public:
   // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
@@ -31,13 +36,23 @@ class OptimizerPlan {
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
   bool valid();
+  // Raises for a scale or a flag that a kernel cannot read.
+  void check(const Scaling& scaling) const;
+  // Keeps alive all that the step will use.
+  void hold(Held& held) const { watched_.hold(held); }
   // Takes the step with the gradients that valid() collected.
-  void run(const std::optional<at::Tensor>& grad_scale, const std::optional<at::Tensor>& found_inf);
+  void run(const Scaling& scaling);
   // Recomputes the displays from the clock.
   void show();
   void set_number(int64_t group, int64_t hyper, double value);
   // Whether a step is worth releasing Python's lock for.
   bool large() const { return large_; }
+  // Locked for the length of a large step, beside which other threads may take one.
+  std::mutex& mutex() { return mutex_; }
+  // The Membership that is known to have all of the plan's parameters, by its number.
+  bool belongs_to(int64_t membership) const { return membership_ == membership; }
+  void belong_to(int64_t membership) { membership_ = membership; }
+  const std::vector<const at::Tensor*>& places() const { return watched_.places(); }
   at::Device device() const { return clock_.device(); }
   // A captured graph holds this plan's addresses.
   bool captured() const { return captured_; }
@@ -48,30 +63,27 @@ class OptimizerPlan {
   int64_t add_schedule(const CompiledSchedule& schedule, AddedSchedules& added);
   Hyper add_hyper(const HyperSpec& spec, AddedSchedules& added);
   void add_group(const GroupSpec& group, AddedSchedules& added);
-  void add_tensor(TensorSpec spec);
+  void add_tensor(const TensorSpec& spec);
   int64_t num_chunks_of(size_t tensor, int size) const;
   std::vector<Chunk> chunks_in(int size) const;
   int32_t add_layout(const TensorSpec& spec);
   void copy_to_device();
-  bool run_cpu(const std::optional<at::Tensor>& grad_scale,
-               const std::optional<at::Tensor>& found_inf);
-  bool run_cuda(const std::optional<at::Tensor>& grad_scale,
-                const std::optional<at::Tensor>& found_inf);
-  void check_norm(const std::optional<at::Tensor>& found_inf) const;
+  bool run_cpu(const Scaling& scaling);
+  bool run_cuda(const Scaling& scaling);
+  void check_norm(const at::Tensor& found_inf) const;
+  void record_use(void* stream);
 
   int algorithm_;
   bool measures_;  // the algorithm does
   bool on_gpu_;
   at::Tensor clock_;
-  at::Tensor count_;  // of the averages
   ClippingSpec clipping_;
-  std::vector<TensorSpec> specs_;  // in the order of tensors_; keep alive what is watched
-  std::vector<DtypePair> dtypes_;
+  std::vector<DtypePair> dtypes_;  // in the order of tensors_, as the next
+  std::vector<bool> active_;
   WatchedTensors watched_;
-  std::vector<at::Tensor> displays_seen_;  // with the version each must still have
-  std::vector<int64_t> display_versions_;
-  std::vector<std::pair<at::Tensor, const void*>> hyper_tensors_;
   std::vector<double> numbers_;
+  std::mutex mutex_;
+  int64_t membership_ = 0;
   bool captured_ = false;
   bool large_ = false;
 
@@ -92,6 +104,7 @@ class OptimizerPlan {
   std::vector<cuda::Launch> launches_;
   cuda::Table sums_ = {}, updates_ = {};
   uint32_t* ticket_ = nullptr;
+  std::vector<void*> streams_;  // that the plan's memory is known to be used on
 };
 
 }  // namespace sgdr_fused

@@ -6,6 +6,7 @@
 
 #include "plan.h"
 #if defined(SGDR_FUSED_WITH_CUDA)
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -20,7 +21,10 @@ void OptimizerPlan::show() {
   }
 #if defined(SGDR_FUSED_WITH_CUDA)
   const c10::cuda::CUDAGuard guard(clock_.device());
-  const int error = cuda::show(plan_, c10::cuda::getCurrentCUDAStream().stream());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  record_use(stream.stream());
+  const auto tickets = static_cast<int32_t>(tensor_squares_.size());
+  const int error = cuda::show(plan_, {ticket_, tickets}, stream.stream());
   TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
 #endif
 }
@@ -53,7 +57,7 @@ class Packed {
 
 void OptimizerPlan::copy_to_device() {
   int64_t elements = 0;
-  for (const TensorSpec& spec : specs_) elements += spec.active ? spec.param.numel() : 0;
+  for (size_t i = 0; i < tensors_.size(); ++i) elements += active_[i] ? tensors_[i].numel : 0;
   const int size = update_size(elements);
   const std::vector<Chunk> updates = chunks_in(size);
   int64_t num_sums = 0, num_updates = 0;
@@ -115,8 +119,21 @@ void OptimizerPlan::copy_to_device() {
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
 }
 
-bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
-                             const std::optional<at::Tensor>& found_inf) {
+// The allocator is told of each stream that reads or writes what it gave out for another: else a
+// plan that is made anew, or an optimizer that is gone, would leave memory to others that a kernel
+// still uses. It knows the stream that it allocated for.
+void OptimizerPlan::record_use(void* stream) {
+  if (std::find(streams_.begin(), streams_.end(), stream) != streams_.end()) return;
+  const c10::cuda::CUDAStream current = c10::cuda::getCurrentCUDAStream();
+  const auto record = [&current](const at::Tensor& tensor) {
+    c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), current);
+  };
+  record(device_memory_);
+  for (const at::Tensor& tensor : watched_.kept()) record(tensor);
+  streams_.push_back(stream);
+}
+
+bool OptimizerPlan::run_cuda(const Scaling& scaling) {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   const bool capturing =
@@ -125,6 +142,7 @@ bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
               "error_if_nonfinite: the host has to read the norm, which it cannot during a CUDA "
               "graph capture; skip_nonfinite needs no host");
   captured_ = captured_ || capturing;
+  record_use(stream.stream());
   const auto check = [](int error) {
     TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
   };
@@ -134,11 +152,11 @@ bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
                            ticket_,
                            numbers_.data(),
                            watched_.grads().data(),
-                           address_of(grad_scale),
-                           address_of(found_inf)};
+                           address_of(scaling.grad_scale),
+                           address_of(scaling.found_inf)};
   if (plan_.clipping.norm != nullptr) {
     check(cuda::measure(step, launches_, stream.stream()));
-    check_norm(found_inf);
+    check_norm(scaling.found_inf);
   }
   if (measures_) check(cuda::measure_tensors(algorithm_, step, launches_, stream.stream()));
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
@@ -150,7 +168,7 @@ bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>& grad_scale,
 void OptimizerPlan::copy_to_device() {
   TORCH_CHECK(false, "sgdr_fused: the extension was built without CUDA");
 }
-bool OptimizerPlan::run_cuda(const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
+bool OptimizerPlan::run_cuda(const Scaling&) {
   return false;  // not reached
 }
 

@@ -47,6 +47,7 @@ struct GroupSpec {
 // A parameter. One that never had a gradient has no states yet and takes no part.
 struct TensorSpec {
   at::Tensor param;
+  const at::Tensor* place;  // where its Python object has it; see Watched
   at::Tensor grad;
   std::vector<at::Tensor> states;
   at::Tensor average;    // undefined: none

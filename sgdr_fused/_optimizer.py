@@ -139,6 +139,10 @@ class FusedOptimizer(Optimizer):
             if mapping._alias is not None:
                 mapping.take_over()
 
+    def _aliases(self) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+        """(ours, the user's) for each mapping that stands for one of the user's."""
+        return [(ours, ours._alias) for ours in self._aliased() if ours._alias is not None] if self._has_aliases else []
+
     def _let_go_of_aliases(self) -> None:
         """So that no step looks for what nobody can write any more. The state's alias holds those of the parameters."""
         mappings = self._aliased()
@@ -193,6 +197,10 @@ class FusedOptimizer(Optimizer):
         """
         return self._clock_on(self._first_device())
 
+    @clock.setter
+    def clock(self, value: Any) -> None:
+        raise TypeError(f"clock cannot be replaced; to move it, call opt.clock.fill_({shown(value)})")
+
     @property
     def backend(self) -> str:
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
@@ -224,10 +232,6 @@ class FusedOptimizer(Optimizer):
     def skipped_steps(self) -> Tensor:
         """With ``skip_nonfinite``, how many steps were skipped: a 0-dim int64 tensor on the parameters' device."""
         return clipping.skipped_of(self)
-
-    @clock.setter
-    def clock(self, value: Any) -> None:
-        raise TypeError(f"clock cannot be replaced; to move it, call opt.clock.fill_({shown(value)})")
 
     def get_last_lr(self) -> list[float]:
         """The rates that the next step will use, a float for each group, as torch's schedulers give them.
@@ -326,8 +330,6 @@ class FusedOptimizer(Optimizer):
         host_clock = self._host_clock
         if host_clock.watches:
             host_clock.before_step(self)
-        if self._has_aliases:
-            self._take_over_aliases()
         built = self._built
         if built.seen is not self._changes.plan:
             built = self._build()
@@ -335,14 +337,11 @@ class FusedOptimizer(Optimizer):
                 host_clock.forget()
                 built.store_states(as_stepped=True)
                 return loss
-        built.bring_up_to_date(self)
-        if not built.valid(self._param_groups):
-            built = self._build()
-            built.bring_up_to_date(self)
-            if not all([plan.valid() for plan in built.plans]):
-                raise RuntimeError("the parameters or gradients changed while the step was prepared")
         try:
-            built.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            if not built.take_step(self):
+                built = self._build()
+                if not built.take_step(self):
+                    raise RuntimeError("the parameters or gradients changed while the step was prepared")
         except BaseException:
             self._changes.note()  # the states that were made for this step are made anew
             raise

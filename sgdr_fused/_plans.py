@@ -1,12 +1,13 @@
 """From an optimizer's groups and state to the plans that take its steps, one per device.
 
-A plan has ``valid()``: whether all that it was made from is as it was; ``run(grad_scale, found_inf)``:
-one step; ``show()``: recompute the displays; ``set_number(group, hyper, value)``; ``captured``; ``device``.
+All plans of an optimizer step in one call, ``step(membership, groups, plans, scales, founds, pending)``, which does nothing
+and returns False where something is not as it was. A plan has ``show()``: recompute the displays; ``set_number(group, hyper, value)``; ``captured``; ``device``.
 The C++ extension has one; ReferencePlan is the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,7 +44,8 @@ class Built:
         self.seen = seen
         self.numbers_seen: object = None
         self.plans: list[AnyPlan] = []
-        self.membership: Any = _Unknown()
+        self.membership: Any = None
+        self.step: Callable[..., bool] = _step_with_reference
         self.host_reads: list[tuple[AnyPlan, int, int, Tensor]] = []
         self.conversions: list[tuple[Tensor, Tensor]] = []
         self.pending: Pending = []
@@ -69,32 +71,22 @@ class Built:
                     for plan in self.plans:
                         plan.set_number(i, k, float(value))
 
-    def valid(self, groups: list[Any]) -> bool:
-        """Whether all is as it was. It also collects the gradients of the step."""
+    def take_step(self, optimizer: FusedOptimizer) -> bool:
+        """One step, unless something is not as it was when the plans were made: then nothing is done."""
         if self.on_meta and not all(_takes_no_part(param) for param in self.on_meta):
             return False
-        return self.membership.unchanged(groups) and all([plan.valid() for plan in self.plans])
-
-    def run(self, grad_scale: Any, found_inf: Any) -> None:
-        for plan in self.plans:
-            plan.run(on_device("grad_scale", grad_scale, plan), on_device("found_inf", found_inf, plan))
-        self.store_states()
+        self.bring_up_to_date(optimizer)
+        scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        scales = None if scale is None else [on_device("grad_scale", scale, plan) for plan in self.plans]
+        founds = None if found_inf is None else [on_device("found_inf", found_inf, plan) for plan in self.plans]
+        return self.step(self.membership, optimizer._param_groups, self.plans, scales, founds, self.pending)
 
     def store_states(self, as_stepped: bool = False) -> None:
-        """Stores what is pending; `as_stepped` with its first step behind it, for it counts as that in a checkpoint."""
-        for entries, new in self.pending:
-            dict.update(entries, new)
+        """Stores what is pending, without a step; `as_stepped` with its first step behind it, which it is in a checkpoint."""
+        _store(self.pending)
         if as_stepped:
             for count in self.fresh_counts:
                 count.fill_(1)
-        self.pending = []
-
-
-class _Unknown:
-    """Stands for the extension's Membership on the reference, which looks at everything at each step."""
-
-    def unchanged(self, param_groups: Any) -> bool:
-        return False
 
 
 def built(optimizer: FusedOptimizer) -> Built:
@@ -139,10 +131,38 @@ def built(optimizer: FusedOptimizer) -> Built:
         new.plans.append(plan)
         new.host_reads += [(plan, *read) for read in reads]
         new.conversions += conversions
-    extension = _backend.load()
+    if any(isinstance(plan, ReferencePlan) for plan in new.plans):
+        new.seen = None  # the reference looks at everything at each step
+    extension: Any = _backend.load()
     if extension is not None:
-        new.membership = extension.Membership(groups)
+        new.membership = extension.Membership(groups, optimizer._aliases())
+        if not any(isinstance(plan, ReferencePlan) for plan in new.plans):
+            new.step = extension.step
     return new
+
+
+def _step_with_reference(
+    membership: Any, groups: Any, plans: list[AnyPlan], scales: Any, founds: Any, pending: Pending
+) -> bool:
+    """As the extension's step(), with plans of which the reference has some or all."""
+    nothing = [None] * len(plans)
+    steps = [*zip(plans, scales or nothing, founds or nothing, strict=True)]
+    native = [step for step in steps if not isinstance(step[0], ReferencePlan)]
+    if native:
+        extension: Any = _backend.load()
+        if not extension.step(membership, groups, *([*column] for column in zip(*native, strict=True)), []):
+            return False
+    for plan, scale, found_inf in steps:
+        if isinstance(plan, ReferencePlan):
+            plan.run(scale, found_inf)
+    _store(pending)
+    return True
+
+
+def _store(pending: Pending) -> None:
+    for entries, new in pending:
+        dict.update(entries, new)
+    pending.clear()
 
 
 def _takes_no_part(param: Tensor) -> bool:

@@ -123,7 +123,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   }
 }
 
-__global__ void show_kernel(const Plan plan) {
+__global__ void show_kernel(const Plan plan, const Tickets tickets) {
+  if (threadIdx.x == 0) *tickets.blocks = 0;
+  for (int i = threadIdx.x; i < tickets.num_tensors; i += blockDim.x) plan.measures.tickets[i] = 0;
   for (int i = threadIdx.x; i < plan.num_displays; i += blockDim.x) {
     sgdr_fused::show(plan, plan.displays[i], *plan.clock);
   }
@@ -181,8 +183,8 @@ int step(int algorithm, const Step& step, const std::vector<Launch>& launches, v
   return cudaSuccess;
 }
 
-int show(const Plan& plan, void* stream) {
-  return launch(show_kernel, 1, kThreads, static_cast<cudaStream_t>(stream), plan);
+int show(const Plan& plan, const Tickets& tickets, void* stream) {
+  return launch(show_kernel, 1, kThreads, static_cast<cudaStream_t>(stream), plan, tickets);
 }
 
 const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

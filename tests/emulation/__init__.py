@@ -56,6 +56,8 @@ def library() -> ctypes.CDLL:
     library = ctypes.CDLL(load().__file__)
     library.emulator_launches.restype = ctypes.c_int64
     library.emulator_set_first_block.argtypes = [ctypes.c_int64]
+    library.emulator_set_stream.argtypes = [ctypes.c_int64]
+    library.emulator_records.restype = ctypes.c_int64
     return library
 
 

@@ -181,6 +181,8 @@ void run_block() {
 
 }  // namespace
 
+int64_t stream, records;
+
 Index thread_index() { return {current, 0, 0}; }
 Index block_index() { return {block, 0, 0}; }
 Index block_size() { return {num_threads, 1, 1}; }
@@ -239,5 +241,8 @@ extern "C" {
 int64_t emulator_launches() { return emulator::launches; }
 // Blocks before this one are left out of every launch, until it is set to 0 again.
 void emulator_set_first_block(int64_t first) { emulator::first_block = first; }
+// Which stream is the current one; and how often the allocator was told that one uses memory.
+void emulator_set_stream(int64_t number) { emulator::stream = number; }
+int64_t emulator_records() { return emulator::records; }
 }
 #pragma GCC visibility pop

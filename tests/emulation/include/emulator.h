@@ -34,6 +34,9 @@ bool wait_for_any(bool value);
 uint64_t& lane_value(unsigned delta = 0);
 
 // False: something that a GPU does not define happened, fault() says what.
+// The current stream's number, and how often the allocator was told of a stream.
+extern int64_t stream, records;
+
 bool run(unsigned blocks, unsigned threads, const std::function<void()>& kernel);
 const char* fault();
 

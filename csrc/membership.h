@@ -1,0 +1,48 @@
+// The lists and mappings that a user may edit without our hearing of it.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <vector>
+
+namespace sgdr_fused {
+
+// param_groups, each group's params, and the user's own mappings that ours stand for. It holds no
+// group of param_groups, no list and no parameter, so none of them lives longer for it.
+class Membership {
+ public:
+  // aliases: (ours, the user's) for each mapping of ours that stands for one of the user's.
+  Membership(const pybind11::list& param_groups, const pybind11::list& aliases);
+
+  // Whether all is as it was. Then every parameter that was there is alive.
+  bool unchanged(const pybind11::list& param_groups) const;
+  // Whether these, in ascending order, are among the places where its parameters have their
+  // tensors.
+  bool has(std::vector<const at::Tensor*> places) const;
+  // Another one for each that is made.
+  int64_t number() const { return number_; }
+  // For Python's garbage collector: what is held.
+  int visit(visitproc visit, void* arg) const;
+  void clear();
+
+ private:
+  struct Param {
+    PyObject* object;    // only compared: it may be gone
+    PyTypeObject* type;  // one that is gone may have left its address to anything
+  };
+  struct Group {
+    pybind11::object reference;  // a weak one, or the group itself where it allows none
+    std::vector<Param> params;
+  };
+  struct Alias {
+    PyObject *ours, *theirs;
+  };
+
+  int64_t number_;
+  std::vector<Group> groups_;
+  std::vector<Alias> aliases_;
+  std::vector<const at::Tensor*> places_;  // in ascending order
+  pybind11::list held_;                    // types; the mappings of aliases_
+};
+
+}  // namespace sgdr_fused
