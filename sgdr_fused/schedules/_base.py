@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _backend, _checks, _plot, reference
 from . import _sizes
-from ._dicts import Reader
+from ._dicts import read
 
 _kinds: dict[str, type[Schedule]] = {}
 
@@ -27,6 +27,9 @@ _OF_SCHEDULERS = {
     "state_dict": "it has no state: optimizer.state_dict() holds the schedule and the clock",
     "load_state_dict": "it has no state: optimizer.load_state_dict() restores the schedule and the clock",
 }
+
+
+_FOREIGN = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
 
 
 def refuse_foreign(name: str, value: Any, kind: str) -> None:
@@ -97,9 +100,10 @@ class Schedule:
     if not TYPE_CHECKING:  # which would take them for a constructor and attributes of any kind
 
         def __new__(cls, *args, **kwargs):
-            names = [field.name for field in dataclasses.fields(cls)]
-            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-                refuse_foreign(name, value, cls.__name__)
+            if any(isinstance(value, _FOREIGN) for value in (*args, *kwargs.values())):
+                names = [field.name for field in dataclasses.fields(cls)]
+                for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+                    refuse_foreign(name, value, cls.__name__)
             return super().__new__(cls)
 
         def __getattr__(self, name):
@@ -216,7 +220,7 @@ class Schedule:
         Raises:
             ValueError: for an unknown kind, for fields that the kind does not have, and for too many schedules.
         """
-        schedule: Schedule = Reader(_kinds).schedule(data)
+        schedule: Schedule = read(data, _kinds)
         return schedule
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -217,6 +217,7 @@ class Sequential(Schedule):
         parts = []
         for i, part in enumerate(self.schedules[:-1]):
             name = f"schedules[{i}]"
+            refuse_foreign(name, part, "Sequential")
             if not isinstance(part, (list, tuple)) or len(part) != 2:
                 raise TypeError(f"{name} must be a pair (schedule, steps), got {shown(part)}")
             parts.append((checked(f"{name}[0]", part[0]), _checks.integer(f"{name}[1]", part[1], 1)))

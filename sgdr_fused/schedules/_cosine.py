@@ -152,6 +152,10 @@ class CosineCycles(Schedule):
     min_decay: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.lengths, (list, tuple)) and len(self.lengths) > MAX_CYCLES:
+            raise ValueError(
+                f"lengths must be 1 to {MAX_CYCLES} integers, got {len(self.lengths)}: {shown(self.lengths)}"
+            )
         lengths = _checks.integers("lengths", self.lengths, 1)
         if not 1 <= len(lengths) <= MAX_CYCLES or sum(lengths) > _checks.MAX_STEP:
             raise ValueError(

@@ -18,52 +18,64 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring = 3, 4, 4, 8, 60
 
 
+def _shortened(text: str, longest: int = _messages.LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def _shown(data: Any) -> str:
     """`data` as it is in an error: a look at its outermost levels alone."""
-    text = _SHORT.repr(data)
-    return text if len(text) <= _messages.LONGEST else f"{text[: _messages.LONGEST - 3]}..."
+    return _shortened(_SHORT.repr(data))
 
 
-class Reader:
-    """Reads one schedule, by the classes of all."""
+def read(data: Any, kinds: Mapping[str, type]) -> Any:
+    """The schedule that `data` describes, of the classes in `kinds`.
 
-    def __init__(self, kinds: Mapping[str, type]) -> None:
-        self._kinds = kinds
-        self._schedules = 0
-        self._entries = 0
+    Raises:
+        ValueError: whatever is wrong.
+    """
+    _measure(data)
+    return _schedule(data, kinds)
 
-    def schedule(self, data: Any, nesting: int = 1) -> Any:
-        kind = data.get("kind") if isinstance(data, dict) else None
-        if not isinstance(kind, str) or kind not in self._kinds:
-            raise ValueError(f"unknown schedule {_shown(data)}: kind must be one of {sorted(self._kinds)}")
-        self._schedules += 1
-        if nesting > MAX_NESTING or self._schedules > MAX_SCHEDULES:
-            raise ValueError(
-                f"a dictionary must hold at most {MAX_SCHEDULES:,} schedules, {MAX_NESTING} in each other, "
-                f"got more in {_shown(data)}"
-            )
-        known = {field.name for field in dataclasses.fields(self._kinds[kind])}
-        unknown = [name for name in data if name != "kind" and name not in known]
-        if unknown:
-            raise ValueError(f"unknown fields {_shown(unknown)} of schedule {_shown(data)}")
-        fields = {name: self._field(value, nesting) for name, value in data.items() if name != "kind"}
-        try:
-            return self._kinds[kind](**fields)
-        except TypeError as error:
-            raise ValueError(f"cannot make a schedule of {_shown(data)}: {error}") from error
 
-    def _field(self, value: Any, nesting: int, lists: int = 0) -> Any:
-        """A field's value; Sequential has lists in a list, and no field more."""
+def _measure(data: Any) -> None:
+    """Raises for what describes more than a schedule may be made of, before any of it is made."""
+    schedules = entries = 0
+    waiting = [(data, 0, 0)]
+    while waiting:
+        value, nesting, lists = waiting.pop()
         if isinstance(value, dict):
-            return self.schedule(value, nesting + 1)
-        if not isinstance(value, (list, tuple)):
-            return value
-        self._entries += len(value)
-        if lists == 2 or self._entries > MAX_ENTRIES:
-            raise ValueError(
-                f"a schedule's dictionary must have at most {MAX_ENTRIES:,} entries in lists, "
-                f"which are one in the other at most, got {_shown(value)}"
-            )
-        if not any(isinstance(item, (dict, list, tuple)) for item in value):
-            return tuple(value)
-        return tuple([self._field(item, nesting, lists + 1) for item in value])
+            schedules, nesting, lists, items = schedules + 1, nesting + 1, 0, list(value.values())
+        else:
+            lists, items = lists + 1, value
+        if isinstance(items, (list, tuple)):
+            entries += len(items)
+            waiting += [(item, nesting, lists) for item in items if isinstance(item, (dict, list, tuple))]
+        for number, most, what in (
+            (schedules, MAX_SCHEDULES, "schedules, each counted as often as it stands there"),
+            (nesting, MAX_NESTING, "levels of schedules in schedules"),
+            (lists, 3, "levels of lists in lists"),
+            (entries, MAX_ENTRIES, "entries in lists"),
+        ):
+            if number > most:
+                raise ValueError(f"a schedule's dictionary must not hold more than {most:,} {what}, got {_shown(data)}")
+
+
+def _schedule(data: Any, kinds: Mapping[str, type]) -> Any:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"unknown schedule {_shown(data)}: kind must be one of {sorted(kinds)}")
+    known = {field.name for field in dataclasses.fields(kinds[kind])}
+    unknown = [name for name in data if name != "kind" and name not in known]
+    if unknown:
+        raise ValueError(f"unknown fields {_shown(unknown)} of schedule {_shown(data)}")
+    fields = {name: _field(value, kinds) for name, value in data.items() if name != "kind"}
+    try:
+        return kinds[kind](**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"cannot make a schedule of {_shown(data)}: {_shortened(str(error), 500)}") from error
+
+
+def _field(value: Any, kinds: Mapping[str, type]) -> Any:
+    if isinstance(value, dict):
+        return _schedule(value, kinds)
+    return tuple([_field(item, kinds) for item in value]) if isinstance(value, (list, tuple)) else value

@@ -163,6 +163,7 @@ def _tabulated(scheduler: Any, hyperparameter: str, num_steps: int, reason: str)
     groups = _Groups(scheduler.optimizer.param_groups)
     twin = _twin(scheduler, groups)
     columns: list[list[float]] = [[] for _ in groups.param_groups]
+    largest = [largest_of(scheduler, i) for i, _ in enumerate(columns)]
     end = ""
     for k in range(num_steps):
         try:
@@ -171,13 +172,17 @@ def _tabulated(scheduler: Any, hyperparameter: str, num_steps: int, reason: str)
         except Exception as error:
             end = f" (there the scheduler raised {shown(error)})"
             break
-        for column, group in zip(columns, groups.param_groups, strict=True):
-            column.append(_value(twin, hyperparameter, group, column))
+        for i, (column, group) in enumerate(zip(columns, groups.param_groups, strict=True)):
+            largest[i] = max(largest[i], value := _value(twin, hyperparameter, group, column))
+            try:
+                column.append(never_negative(value, largest[i]))
+            except ValueError as error:
+                raise ValueError(
+                    f"scheduler cannot be converted: {name_of(scheduler)} has for the {hyperparameter} of group {i}, "
+                    f"{k} steps from now, {error}"
+                ) from error
     try:
-        tables = []
-        for i, column in enumerate(columns):
-            largest = max(largest_of(scheduler, i), *column)
-            tables.append(Table([never_negative(value, largest) for value in column]))
+        tables = [Table(column) for column in columns]
     except ValueError as error:
         raise ValueError(f"scheduler cannot be converted: {name_of(scheduler)} has {error}") from error
     _messages.warn(

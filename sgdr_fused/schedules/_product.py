@@ -49,13 +49,14 @@ class Product(Schedule):
             factors += factor.factors if isinstance(factor, Product) else [factor]
             if len(factors) > _sizes.MAX_SCHEDULES:
                 raise ValueError(f"factors must be at most {_sizes.MAX_SCHEDULES:,}, got {shown(self.factors)}")
-        factors = _with_one_constant(factors)
-        bounds = [factor.upper_bound for factor in factors]
-        # They are multiplied in either order, and 0 times what has become infinite is no number.
-        products = math.prod(bounds), math.prod(reversed(bounds))
+        constant, curves, merged = _apart(factors)
+        bounds = [curve.upper_bound for curve in curves]
+        # In the order of the reference, and in the device's. 0 times what has become infinite is no number.
+        products = [constant, math.prod(factor.upper_bound for factor in merged)]
+        products += [math.prod([*bounds[:0:-1], bounds[0] * constant])] if bounds else []
         if not all(map(math.isfinite, products)) and not any(map(math.isinf, bounds)):
             raise ValueError(f"factors must not reach an infinite product, got {shown(self.factors)}")
-        self._set(factors=tuple(factors))
+        self._set(factors=merged)
         _sizes.check("factors", self._size)
 
     @functools.cached_property
@@ -98,17 +99,15 @@ class Product(Schedule):
         return result
 
 
-def _with_one_constant(factors: list[Schedule]) -> list[Schedule]:
-    """All constants as one, where the first of them stands."""
-    constants = [factor.value for factor in factors if isinstance(factor, Constant)]
-    if len(constants) < 2:
-        return factors
-    value = math.prod(constants)
-    if not math.isfinite(value):
-        raise ValueError(f"factors must not reach an infinite product, got constants of {shown(constants)}")
-    place = next(i for i, factor in enumerate(factors) if isinstance(factor, Constant))
-    others = [factor for factor in factors[place:] if not isinstance(factor, Constant)]
-    return [*factors[:place], Constant(value), *others]
+def _apart(factors: list[Schedule]) -> tuple[float, list[Schedule], tuple[Schedule, ...]]:
+    """The product of all constants; the other factors; and all, with one constant where the first of them stands."""
+    constants = [factor for factor in factors if isinstance(factor, Constant)]
+    curves = [factor for factor in factors if not isinstance(factor, Constant)]
+    value = math.prod(constant.value for constant in constants)
+    if len(constants) < 2 or not math.isfinite(value):  # which is refused
+        return value, curves, tuple(factors)
+    place = factors.index(constants[0])
+    return value, curves, (*curves[:place], Constant(value), *curves[place:])
 
 
 def _groups(segments: list[Segment]) -> dict[int, list[Segment]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._base import Segment
 
 MAX_NESTING = 64  # pickle and copies go some ten Python calls deeper with each, and 1000 are allowed
-MAX_SCHEDULES = 65_536
+MAX_SCHEDULES = 16_384
 MAX_SEGMENTS = 65_536
 MAX_ENTRIES = 2**24  # 128 MiB on the device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,13 @@ class Table(Schedule):
             raise ValueError(f"entries must not be empty, got {shown(self.entries)}")
         if len(entries) > MAX_ENTRIES:
             raise ValueError(f"entries must be at most {MAX_ENTRIES:,} numbers, got {len(entries):,}")
-        self._set(entries=tuple(_checks.rate(f"entries[{t}]", value) for t, value in enumerate(entries)))
+        self._set(
+            entries=tuple(
+                # Most are what they should be, and may be millions.
+                value if type(value) is float and 0.0 <= value < math.inf else _checks.rate(f"entries[{t}]", value)
+                for t, value in enumerate(entries)
+            )
+        )
 
     @property
     def upper_bound(self) -> float:
