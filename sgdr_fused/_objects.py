@@ -165,9 +165,12 @@ def refill(container: Any, values: Any) -> None:
         now, then = [*kind.items(container)], [*values.items()]
         if len(now) == len(then) and all(a is c and b is d for (a, b), (c, d) in zip(now, then, strict=True)):
             return
-        kind.clear(container)
-        for key, value in then:
-            kind.__setitem__(container, key, value)
+        kind.update(container, values)  # first, so that at no moment an entry is missing
+        for key in [key for key, _ in now if key not in values]:
+            kind.__delitem__(container, key)
+        if [*kind.keys(container)] != [*values]:
+            kind.clear(container)
+            kind.update(container, values)
     elif isinstance(container, list):
         container[:] = values
     else:

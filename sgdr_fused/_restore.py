@@ -177,9 +177,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
     own = {name: value for name, value in vars(optimizer).items() if name[0] != "_" or name in fields}
 
     def undo() -> None:
-        optimizer._changes.plan = True  # before the writes, so that no step can miss them; and after the clock's
-        optimizer.clock.fill_(steps)
-        optimizer.n_averaged.fill_(n_averaged)
+        optimizer._changes.plan = True  # before the writes, so that no step can miss them; and after them
         now = vars(optimizer)
         now.update(own)
         for name in [name for name in now if (name[0] != "_" or name in fields) and name not in own]:
@@ -189,6 +187,8 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
             refill(mapping, values)
             if carried:
                 _carried(mapping).update(carried)
+        optimizer.clock.fill_(steps)
+        optimizer.n_averaged.fill_(n_averaged)
         optimizer._changes.plan = True
         for tensor, value in shown:
             tensor.data.copy_(value)  # no write in place, which a step would refuse

@@ -39,8 +39,8 @@ from sgdr_fused import FusedSGD, lr_find
     ],
 )
 def test_divergence(losses: Callable[[int], float], factor: float, first_bad: int | None, read_every: int) -> None:
-    """It is the last that is kept, or none of it if it is not finite. It is noticed at the end of a block: of its own if
-    it is not finite, else of that in which it has lasted for five points."""
+    """It is the last that is kept, or none of it if it is not finite. It is noticed at the end of a block: its own if it
+    is not finite, else that in which it has lasted for five points."""
     model = Losses(losses)
     result = model.find(diverge_factor=factor, smoothing=0.0, read_every=read_every)
     kept, asked = 100, 100
