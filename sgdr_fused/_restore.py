@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -59,6 +60,8 @@ class Saved:
             _values([*self._tensors, *_measured(optimizer)]),
             _gradients(self._tensors),
             _random_numbers({tensor.device for tensor in self._tensors}),
+            # An interrupt on the way out of a no_grad leaves it on.
+            functools.partial(torch.set_grad_enabled, torch.is_grad_enabled()),
             torch.clear_autocast_cache,  # in which there may be copies of the trial's weights
         ]
 
