@@ -158,16 +158,22 @@ def without_repeats(tensor: Tensor) -> Tensor:
     return tensor[tuple(slice(1) if repeat else slice(None) for repeat in repeats)] if any(repeats) else tensor
 
 
+def _ids(kind: Any, mapping: Any) -> list[list[int]]:
+    return [[*map(id, kind.keys(mapping))], [*map(id, kind.values(mapping))]]
+
+
 def refill(container: Any, values: Any) -> None:
     """Makes a list, dict, set or deque hold what it held, past the methods of its class where it is a dict."""
     if isinstance(container, dict):
         kind = OrderedDict if isinstance(container, OrderedDict) else dict
-        now, then = [*kind.items(container)], [*values.items()]
-        if len(now) == len(then) and all(a is c and b is d for (a, b), (c, d) in zip(now, then, strict=True)):
+        if _ids(kind, container) == _ids(dict, values):
             return
-        kind.clear(container)
-        for key, value in then:
-            kind.__setitem__(container, key, value)
+        kind.update(container, values)  # first, so that at no moment an entry is missing
+        for key in [key for key in kind.keys(container) if key not in values]:
+            kind.__delitem__(container, key)
+        if _ids(kind, container) != _ids(dict, values):
+            kind.clear(container)
+            kind.update(container, values)
     elif isinstance(container, list):
         container[:] = values
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -59,6 +60,8 @@ class Saved:
             _values([*self._tensors, *_measured(optimizer)]),
             _gradients(self._tensors),
             _random_numbers({tensor.device for tensor in self._tensors}),
+            # An interrupt on the way out of a no_grad leaves it on.
+            functools.partial(torch.set_grad_enabled, torch.is_grad_enabled()),
             torch.clear_autocast_cache,  # in which there may be copies of the trial's weights
         ]
 
@@ -177,9 +180,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
     own = {name: value for name, value in vars(optimizer).items() if name[0] != "_" or name in fields}
 
     def undo() -> None:
-        optimizer._changes.note()  # before the writes, so that no step can miss them; and after the clock's
-        optimizer.clock.fill_(steps)
-        optimizer.n_averaged.fill_(n_averaged)
+        optimizer._changes.note()  # before the writes, so that no step can miss them; and after them
         now = vars(optimizer)
         now.update(own)
         for name in [name for name in now if (name[0] != "_" or name in fields) and name not in own]:
@@ -189,6 +190,8 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
             refill(mapping, values)
             if carried:
                 _carried(mapping).update(carried)
+        optimizer.clock.fill_(steps)
+        optimizer.n_averaged.fill_(n_averaged)
         optimizer._changes.note()
         for tensor, value in shown:
             tensor.data.copy_(value)  # no write in place, which a step would refuse

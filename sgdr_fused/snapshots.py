@@ -210,12 +210,13 @@ def _check(model: Any, optimizer: Any, directory: Any, on_error: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {shown(model)}")
     if optimizer is not None and not isinstance(optimizer, FusedOptimizer):
+        got = type(optimizer).__name__ if isinstance(optimizer, torch.optim.Optimizer) else shown(optimizer)
         hint = "it knows when a cycle ends"
         if isinstance(optimizer, (str, os.PathLike)):
             hint = "the directory comes third: SnapshotEnsemble(model, None, directory) predicts only"
         elif isinstance(optimizer, Schedule):
             hint = "give the optimizer that has this Schedule as its lr"
-        raise TypeError(f"optimizer must be one of sgdr_fused, or None, got {shown(optimizer)}; {hint}")
+        raise TypeError(f"optimizer must be one of sgdr_fused, or None, got {got}; {hint}")
     if not isinstance(directory, (str, os.PathLike)):
         raise TypeError(f"directory must be a path, got {shown(directory)}")
     if on_error not in ("raise", "warn"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -74,3 +75,24 @@ class Losses(nn.Module):
         result = lr_find(self, optimizer, None, [0], batch_to_loss=loss, **{"num_steps": 100, **options})
         self.asked = asked
         return result
+
+
+def find_restored(
+    loader: Any,
+    model: nn.Module | None = None,
+    criterion: Any = mse_loss,
+    optimizer: Any = None,
+    steps: int = 6,
+    **options: Any,
+) -> Any:
+    """With warnings as errors: what warns says so in its test."""
+    model = model or nn.Linear(2, 2).to(DEVICE)
+    optimizer = optimizer or FusedSGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        if not options.pop("warns", False):
+            warnings.simplefilter("error")
+        return lr_find(model, optimizer, criterion, loader, 1e-5, 1e-4, steps, progress=False, **options)
+
+
+def pairs(count: int = 4) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.ones(3, 2), torch.zeros(3, 2))] * count

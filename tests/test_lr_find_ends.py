@@ -39,8 +39,9 @@ from sgdr_fused import FusedSGD, lr_find
     ],
 )
 def test_divergence(losses: Callable[[int], float], factor: float, first_bad: int | None, read_every: int) -> None:
-    """It is the last that is kept, or none of it if it is not finite. It is noticed at the end of a block: of its own if
-    it is not finite, else of that in which it has lasted for five points."""
+    """It is the last that is kept, or none of it if it is not finite. It is noticed at the end of a block: its own if
+    it is not finite, else that in which it has lasted for five points.
+    """
     model = Losses(losses)
     result = model.find(diverge_factor=factor, smoothing=0.0, read_every=read_every)
     kept, asked = 100, 100
@@ -106,6 +107,7 @@ rank, store = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 torch.manual_seed(0)
 model = nn.parallel.DistributedDataParallel(nn.Linear(3, 1))
+model = {"alone": lambda m: m, "inside": nn.Sequential}[sys.argv[3]](model)
 inputs = torch.arange(24.0).reshape(8, 3) / 8 * (rank + 1)  # which diverge at another rate alone
 loader = [(inputs, inputs.sum(dim=1, keepdim=True) + torch.randn(8, 1) / 9)]
 optimizer = FusedSGD(model.parameters(), lr=0.1)
@@ -118,14 +120,15 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.once
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
-def test_processes_stop_together(tmp_path: Path) -> None:
-    """Else one would wait for the other's gradients for ever."""
+@pytest.mark.parametrize("wrapper", ["alone", "inside"])
+def test_processes_stop_together(tmp_path: Path, wrapper: str) -> None:
+    """Else one would wait for the other's gradients for ever. Also where the wrapped model is inside of another."""
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     environment["SGDR_FUSED_BACKEND"] = "reference"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", DISTRIBUTED, str(rank), str(tmp_path / "store")],
+            [sys.executable, "-c", DISTRIBUTED, str(rank), str(tmp_path / "store"), wrapper],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,

@@ -6,36 +6,27 @@ Numbered as the others are in test_peer_failures.py; what is expected stands in 
 from __future__ import annotations
 
 import contextlib
-import copy
-import errno
 import math
-import os
 import random
-import re
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bits import bits, snapshot
-from cases import DEVICE, make_params
+from bits import bits
+from cases import DEVICE
 from range_tests import Losses
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdr_fused import (
-    EMA,
     FusedSGD,
     GrowingBatchSampler,
     HessianFreeLR,
     SnapshotEnsemble,
-    hessian_free_lr,
     lr_find,
     refreshed_batch_norm,
-    snapshots,
 )
 from sgdr_fused._range_result import divergence
 from sgdr_fused.schedules import CosineWarmRestarts, Step
@@ -133,7 +124,7 @@ def test_peer_30_losses_that_are_all_equal(level: float) -> None:
 @pytest.mark.parametrize("growth", ["at once", "exponential", "not finite"])
 @pytest.mark.parametrize("level", [1.0, 1e-8, -1.0])
 def test_peer_30_real_divergence_still_ends_the_test(level: float, growth: str, at: int, smoothing: float) -> None:
-    """Noise of a tenth, then the loss goes off. From there it takes as long as the smoothed loss takes, and 4 points."""
+    """Noise of a tenth, then the loss goes off. It takes as long as the smoothed loss takes, and 4 points."""
 
     def loss(t: int) -> float:
         noisy = level * (1 + 0.1 * math.sin(7 * t))
@@ -272,3 +263,75 @@ def test_peer_31_batch_norm_and_the_range_test_of_wrapped_models(wrapped: str) -
     torch.testing.assert_close(result.losses, expected_result.losses)
     assert {name: bits(value) for name, value in model.state_dict().items()} == before
     assert (model.training, optimizer.clock.item()) == (True, 0)
+
+
+# ---- 32: a default device
+
+
+@contextlib.contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+def test_peer_32_range_test_under_a_default_device(smoothing: float) -> None:
+    def run(device: str | None) -> Any:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        loader = [(torch.randn(4, 3), torch.randn(4, 1)) for _ in range(3)]
+        optimizer = FusedSGD(model.parameters(), lr=CosineWarmRestarts(0.1, T_0=3), momentum=0.9)
+        with contextlib.nullcontext() if device is None else default_device(device):
+            result = lr_find(
+                model,
+                optimizer,
+                mse_loss,
+                loader,
+                1e-4,
+                1.0,
+                24,
+                val_loader=loader,
+                smoothing=smoothing,
+                progress=False,
+            )
+            suggested = result.suggestion(skip_start=0, skip_end=0)
+            devices = {each.device.type for each in (result.lrs, result.losses, result.smoothed, result.group_lrs)}
+        assert devices == {"cpu"}
+        return result.losses.tolist(), suggested, bits(model.weight), bits(optimizer.clock)
+
+    assert run("meta") == run(None)
+
+
+@pytest.mark.once
+def test_peer_32_other_tools_under_a_default_device(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    def run(device: str | None, folder: Path) -> Any:
+        torch.manual_seed(0)
+        model, x = small().cpu(), torch.randn(6, 4)
+        sampler = torch.utils.data.RandomSampler(range(9), generator=torch.Generator().manual_seed(1))
+        optimizer = FusedSGD(model.parameters(), lr=CosineWarmRestarts(0.1, T_0=1))
+        with contextlib.nullcontext() if device is None else default_device(device):
+            ensemble = SnapshotEnsemble(model, optimizer, folder)
+            estimate = HessianFreeLR(model.parameters())
+            for _ in range(3):
+                model(x).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                estimate.update(0.1)
+            predicted = ensemble.predict(x)
+            with refreshed_batch_norm(model, [x]):
+                statistics = bits(model[1].running_mean)
+            batches = GrowingBatchSampler(range(9), 2, Step(0.1, 2), 4)
+            next(iter(batches))
+            state = batches.state_dict()
+            batches.load_state_dict(state)
+            GrowingBatchSampler(sampler, 2, Step(0.1, 2), 4).state_dict()
+            rest = list(batches)
+        return bits(predicted), statistics, bits(estimate.value), rest, bits(state["order"])
+
+    assert run("meta", tmp_path / "meta") == run(None, tmp_path / "cpu")
