@@ -98,7 +98,7 @@ $(VENV)/installed: $(VENV)/settings pyproject.toml
 # Written last, so an environment that is half made is made again.
 $(VENV)/settings: always
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: PYTHON=..." if sys.version_info < (3, 10) else 0)'
-	@test -f $@ || { echo "Making the environment $(VENV), once: two or three minutes, with compiling, and $(SIZE) on the disk."; \
+	@test -f $@ || { echo "Making the environment $(VENV), once: it takes two or three minutes, compiling included, and $(SIZE)."; \
 	  $(PYTHON) -m venv $(VENV); }
 	@$(call record,$(TORCH))
 
@@ -106,7 +106,7 @@ $(VENV)/build-settings: $(VENV)/settings always
 	@$(call record,$(BUILD_SETTINGS))
 
 NO_CUDA = f"The extension has no CUDA code: {b._no_cuda}"
-SIZE = 5.6 GB (1.1 GB where TORCH names a build for the CPU alone)
+SIZE = 5.6 GB on the disk (1.1 GB where TORCH names a build for the CPU alone)
 # Whole or not at all.
 record = echo '$(1)' | cmp -s - $@ || { echo '$(1)' > $@.new && mv $@.new $@; }
 
