@@ -81,8 +81,7 @@ $(VENV)/built: $(VENV)/settings $(VENV)/build-settings setup.py sgdr_fused/_buil
 	@if $(BIN)/python -c 'from sgdr_fused import _backend; raise SystemExit(_backend.load() is None)'; then touch $@; fi
 
 cuda-code: build
-	@$(BIN)/python -c 'import sys; from sgdr_fused import _backend; module = _backend.load(); \
-	  sys.exit(None if module and module.has_cuda else f"The extension has no CUDA code: {_backend._no_cuda}")'
+	@$(BIN)/python -c 'import sys; from sgdr_fused import _backend as b; sys.exit(None if getattr(b.load(), "has_cuda", False) else $(NO_CUDA))'
 
 # What each command needs, and no more. The isolated build of the editable install has no torch, so it compiles nothing;
 # what is compiled to bytecode where it is imported need not be where it is installed, which takes as long again.
@@ -99,14 +98,15 @@ $(VENV)/installed: $(VENV)/settings pyproject.toml
 # Written last, so an environment that is half made is made again.
 $(VENV)/settings: always
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: PYTHON=..." if sys.version_info < (3, 10) else 0)'
-	@test -f $@ || { echo "Making the environment $(VENV), once: two or three minutes, with compiling, and $(SIZE) on the disk."; \
+	@test -f $@ || { echo "Making the environment $(VENV), once: it takes two or three minutes, compiling included, and $(SIZE)."; \
 	  $(PYTHON) -m venv $(VENV); }
 	@$(call record,$(TORCH))
 
 $(VENV)/build-settings: $(VENV)/settings always
 	@$(call record,$(BUILD_SETTINGS))
 
-SIZE = 5.6 GB (1.2 GB where TORCH names a build for the CPU alone)
+NO_CUDA = f"The extension has no CUDA code: {b._no_cuda}"
+SIZE = 5.6 GB on the disk (1.1 GB where TORCH names a build for the CPU alone)
 # Whole or not at all.
 record = echo '$(1)' | cmp -s - $@ || { echo '$(1)' > $@.new && mv $@.new $@; }
 

@@ -121,6 +121,8 @@ def _warn_once(message: str) -> None:
 def _prebuilt() -> ModuleType:
     global _no_cuda
     obstacle, _no_cuda = _build.read_record(torch)
+    if obstacle is None and _no_cuda is not None and _build.cuda_is_forced():
+        obstacle = f"FORCE_CUDA=1 is set, and {_no_cuda}"
     if obstacle:
         raise _UnavailableError(obstacle)
     try:

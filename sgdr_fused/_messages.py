@@ -23,8 +23,8 @@ def shown(value: Any) -> str:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warns at the line of the caller's own code that led here: not at a line of this package, of torch, or of a library
-    that trains for the caller; where all is libraries, at the first line outside this package and torch."""
+    """Warns at the line of the caller's own code that led here: not of this package, torch, or a library that trains
+    for the caller. Where all is libraries, at the first line outside this package and torch."""
     first: FrameType | None = None
     frame: FrameType | None = sys._getframe()
     while frame is not None and (_is_ours(frame) or _is_installed(frame)):

@@ -256,6 +256,23 @@ def test_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         _backend.load()
 
 
+def test_prebuilt_without_cuda_code_does_not_do_where_that_is_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(_build, "record_path", lambda: path)
+    monkeypatch.setattr(_backend, "_no_cuda", None)
+    monkeypatch.setattr(_backend.importlib, "import_module", lambda name: name)
+    for no_cuda, forced, taken in [("no GPU", "0", True), ("no GPU", "1", False), (None, "1", True)]:
+        _build.write_record(path, torch, error=None, no_cuda=no_cuda)
+        monkeypatch.setenv("FORCE_CUDA", forced)
+        if taken:
+            assert _backend._prebuilt() == "sgdr_fused._C"
+        else:
+            with pytest.raises(_backend._UnavailableError, match="FORCE_CUDA=1 is set, and no GPU"):
+                _backend._prebuilt()
+
+
 def test_extension_without_cuda_warns_once_for_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend, "load", lambda: SimpleNamespace(has_cuda=False))
     monkeypatch.setattr(_backend, "_no_cuda", "no toolkit, in this test")

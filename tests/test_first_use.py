@@ -216,7 +216,7 @@ class TestInThisProcess:
             return trace
 
         source = Path(_backend.__file__).read_text().splitlines()
-        withs = {number for number, line in enumerate(source, 1) if line.strip().startswith("with _lock")}
+        withs = {number for number, line in enumerate(source, 1) if line.strip() == "with _lock:"}
         assert len(withs) == 1
         before = sys.gettrace()
         interrupted = 0

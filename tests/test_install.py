@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_wheel_without_torch_holds_the_sources(wheel_without_torch: Path) -> Non
     assert wheel_without_torch.name == "sgdr_fused-0.1.0-py3-none-any.whl"
     packed = names(wheel_without_torch)
     assert not any(name.endswith((".so", ".json")) for name in packed)
+    assert "sgdr_fused/py.typed" in packed
     for path in _build.csrc().rglob("*.*"):
         assert f"sgdr_fused/csrc/{path.relative_to(_build.csrc()).as_posix()}" in packed
 
@@ -155,6 +157,17 @@ def test_builds_at_first_use(installed: Installed, tmp_path: Path) -> None:
     assert "compiling" not in errors
 
 
+def test_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    hook = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
+    run([sys.executable, "-c", hook], cwd=project, env=clean_environment(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names_in_it = {name.partition("/")[2] for name in packed.getnames()}
+    assert {"setup.py", "pyproject.toml", "sgdr_fused/_build.py", "sgdr_fused/py.typed"} <= names_in_it
+    assert {f"csrc/{path.relative_to(_build.csrc()).as_posix()}" for path in _build.csrc().rglob("*.*")} <= names_in_it
+
+
 @needs_compiler
 def test_wheel_with_extension(tmp_path: Path) -> None:
     """Built ahead of time it is used as it is, until torch changes."""
@@ -163,6 +176,7 @@ def test_wheel_with_extension(tmp_path: Path) -> None:
     assert wheel.name.startswith(f"sgdr_fused-0.1.0-cp{sys.version_info.major}{sys.version_info.minor}-cp")
     assert not wheel.name.endswith("none-any.whl")
     assert "sgdr_fused/csrc/bindings.cpp" in names(wheel)
+    assert "sgdr_fused/py.typed" in names(wheel)
     assert sum(name.endswith(".so") for name in names(wheel)) == 1
 
     python = virtual_environment(tmp_path / "environment", sees_torch=True)
