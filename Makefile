@@ -2,6 +2,8 @@
 #
 #   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
 #   make test       the test-suite
+#   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
+#   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
 #   make lint       ruff, mypy, clang-format
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
 #                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
@@ -21,6 +23,8 @@ VENV ?= .venv
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 3600
+FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -29,7 +33,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done.
 SETTINGS := $(TORCH) cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST)
 
-.PHONY: demo test lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build clean always
+.PHONY: demo test fuzz test-interrupts lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build clean always
 .DELETE_ON_ERROR:
 
 demo: build
@@ -37,6 +41,12 @@ demo: build
 
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: build
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+test-interrupts: build
+	SGDR_FUSED_INTERRUPTS=all $(BIN)/python -m pytest tests/test_interrupts.py $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
