@@ -2,6 +2,8 @@
 #
 #   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
 #   make test       the test-suite
+#   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
+#   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
 #   make lint       ruff, mypy, clang-format
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
 #                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
@@ -22,6 +24,8 @@ VENV ?= .venv
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 3600
+FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -33,7 +37,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo test lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo test fuzz test-interrupts lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -42,6 +46,12 @@ demo: $(VENV)/installed-demo build
 
 test: $(VENV)/installed-test build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/installed-test build
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+test-interrupts: $(VENV)/installed-test build
+	SGDR_FUSED_INTERRUPTS=all $(BIN)/python -m pytest tests/test_interrupts.py $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from cases import PRETEND
 from fuzz.machine import OptimizerMachine
 from hypothesis import HealthCheck, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what an action has to warn of, it looks at itself
 
-EXAMPLES, ACTIONS = 200, 30
+EXAMPLES, ACTIONS = 5 if PRETEND else 200, 30
 
 OptimizerMachine.TestCase.settings = settings(
     max_examples=EXAMPLES,

@@ -33,7 +33,7 @@ def run_batch(machine: type[OptimizerMachine], number: int, args: argparse.Names
         max_examples=size,
         stateful_step_count=args.actions,
         deadline=None,
-        database=DirectoryBasedExampleDatabase(args.database),
+        database=None if args.keep_going else DirectoryBasedExampleDatabase(args.database),
         suppress_health_check=list(HealthCheck),
         phases=[phase for phase in Phase if args.shrink or phase is not Phase.shrink],
         print_blob=True,
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--actions", type=int, default=30, help="of a sequence, at most (30)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first batch; the next ones count up")
     parser.add_argument("--without", nargs="*", default=[], metavar="ACTION", help="actions to leave out")
-    parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failure, which is not kept")
     parser.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True, help="simplify a failure")
     database = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgdr_fused" / "fuzz"
     parser.add_argument("--database", type=Path, default=database, help=f"of failures, tried first ({database})")

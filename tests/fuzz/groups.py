@@ -96,7 +96,7 @@ class Groups(Actions):
         """`g["lr"] *= 0.1`: an error over a Schedule, at once; what was displayed is displayed again."""
         if (chosen := self.chosen(group, name)) is None:
             return
-        index, model, ours, key = chosen
+        _, model, ours, key = chosen
         if model.schedule(key) is None:
             if isinstance(model.values[key], (int, float)):
                 ours[key] *= factor

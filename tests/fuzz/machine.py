@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
-from .actions import SCHEDULES, NUMBER
+from .actions import NUMBER, SCHEDULES
 from .checkpoints import Checkpoints
 from .gradients import Gradients
 from .groups import Groups
