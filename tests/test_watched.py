@@ -5,6 +5,7 @@ Each edit goes to one optimizer; a twin gets the same numbers by assignments tha
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
@@ -138,10 +139,8 @@ def test_edits_are_honoured_or_refused(name: str, edit: str) -> None:
         pytest.skip("torch itself refuses that")
     memory = torch.full((64,), 3.0)  # beside it
     for _ in range(2):
-        try:
+        with contextlib.suppress(*REFUSED):
             opt.step()
-        except REFUSED as error:
-            assert str(error)
     assert bool((memory == 3).all())
 
 
@@ -212,10 +211,8 @@ def test_gradient_without_memory() -> None:
     (param,) = params_of(opt)
     before = bits(param)
     param.grad = torch._efficientzerotensor((6,), device=param.device)
-    try:
+    with contextlib.suppress(*REFUSED):
         opt.step()
-    except REFUSED:
-        pass
     assert bits(param) == before
 
 
