@@ -55,22 +55,12 @@ class Clock(Tensor):
             name = getattr(func, "__name__", "")
             writes = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
             before = [(clock.data, clock.detach().clone()) for clock in clocks] if writes else []
-            result = func(*args, **kwargs)
-            changed = [clock for clock in clocks if not clock._is_as_seen()]
-            if changed:
-                refused = next((message for clock in changed if (message := _fault(clock))), None)
-                if refused:
-                    for clock, (data, steps) in zip(clocks, before, strict=bool(before)):
-                        clock.data = data  # where it was
-                        clock.data.copy_(steps)
-                        clock._see()
-                    raise ValueError(refused)
-                for clock in changed:
-                    moved = clock.data_ptr() != clock._address_seen
-                    clock._see()
-                    written = clock._written()
-                    if written is not None:
-                        written(moved)
+            try:
+                result = func(*args, **kwargs)
+                _tell(clocks, before)
+            except BaseException:  # an interrupt may have come between the write and the telling
+                _tell(clocks, before)
+                raise
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -79,6 +69,23 @@ class Clock(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.as_subclass(Tensor).detach().clone()
+
+
+def _tell(clocks: list[Clock], before: list[tuple[Tensor, Tensor]]) -> None:
+    """Refuses what was written to clocks, or has it followed; nothing the second time."""
+    changed = [clock for clock in clocks if not clock._is_as_seen()]
+    refused = next((message for clock in changed if (message := _fault(clock))), None)
+    if refused:
+        for clock, (data, steps) in zip(clocks, before, strict=bool(before)):
+            clock.data = data  # where it was
+            clock.data.copy_(steps)
+            clock._see()
+        raise ValueError(refused)
+    for clock in changed:
+        written = clock._written()
+        if written is not None:
+            written(clock.data_ptr() != clock._address_seen)
+        clock._see()
 
 
 def _items(value: Any) -> Any:

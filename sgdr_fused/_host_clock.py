@@ -34,14 +34,13 @@ class HostClock:
         self.watches = False
         self._warned: set[Schedule] = set()
         self._ends: list[tuple[int, Schedule]] = []  # last steps of the schedules that have one, in ascending order
-        self.forget()
+        self._known: _Known | None = None
+        self._forgotten = object()  # another each time
 
     def forget(self) -> None:
         """The clock is no longer what the host knows."""
-        self._count: int | None = None  # the clock, or more than it
-        self._is_exact = True  # whether it is the clock
-        self._schedule: Schedule | None = None
-        self._cycle_end: int | None = None  # what the clock is when the cycle has ended; None: it never does
+        self._forgotten = object()
+        self._known = None
 
     def add(self, optimizer: FusedOptimizer, hook: CycleEndHook) -> RemovableHandle:
         require_cycles(optimizer, "a cycle-end hook")
@@ -61,42 +60,46 @@ class HostClock:
         self.watches = bool(self.hooks or self._ends)
 
     def before_step(self, optimizer: FusedOptimizer) -> None:
+        known = self._known
         if _is_capturing(optimizer):  # the clock stays where it is, and cannot be read
-            self._is_exact = False
+            if known is not None:
+                known.is_exact = False
             return
-        if self._count is None or (self.hooks and schedule_of(optimizer) is not self._schedule):
-            self._look(optimizer)
-        assert self._count is not None
-        if self._ends and self._count > self._ends[0][0]:
-            self._warn(optimizer)
-        self._count += 1
+        if known is None or (self.hooks and schedule_of(optimizer) is not known.schedule):
+            known = self._look(optimizer)
+        if self._ends and known.count > self._ends[0][0]:
+            known = self._warn(optimizer, known)
+        known.count += 1
         if optimizer._options["skip_nonfinite"] or getattr(optimizer, "found_inf", None) is not None:
-            self._is_exact = False
+            known.is_exact = False
 
     def after_step(self, optimizer: FusedOptimizer) -> None:
-        if self._count is None or self._cycle_end is None or self._count < self._cycle_end:
+        known = self._known
+        if not self.hooks or known is None or known.cycle_end is None or known.count < known.cycle_end:
             return
-        if not self.hooks or _is_capturing(optimizer):
+        if _is_capturing(optimizer):
             return
-        ended = self._cycle_end
+        schedule, ended = known.schedule, known.cycle_end
         # It is more where replays of a graph went through the end: then nothing is called.
-        if self._look(optimizer) == ended and self._schedule is not None:
-            index = self._schedule.cycle(ended - 1)[0]
+        if self._look(optimizer).count == ended and schedule is not None:
+            index = schedule.cycle(ended - 1)[0]
             for hook in tuple(self.hooks.values()):
                 hook(optimizer, index)
 
-    def _look(self, optimizer: FusedOptimizer) -> int:
-        clock = int(optimizer.clock)
-        schedule = schedule_of(optimizer)
-        _, position, length = (0, clock, None) if schedule is None else schedule.cycle(clock)
-        self._count, self._is_exact, self._schedule = clock, True, schedule
-        self._cycle_end = None if length is None else clock - position + length
-        return clock
+    def _look(self, optimizer: FusedOptimizer) -> _Known:
+        """Reads the clock; again where a signal handler writes to it meanwhile."""
+        while True:
+            forgotten = self._forgotten
+            known = _Known(int(optimizer.clock), schedule_of(optimizer))
+            self._known = known
+            if self._forgotten is forgotten:
+                return known
 
-    def _warn(self, optimizer: FusedOptimizer) -> None:
+    def _warn(self, optimizer: FusedOptimizer, known: _Known) -> _Known:
         """Of the schedules whose last step is behind us, if it is so."""
-        step = self._count if self._is_exact else self._look(optimizer)
-        assert step is not None
+        if not known.is_exact:
+            known = self._look(optimizer)
+        step = known.count
         while self._ends and step > self._ends[0][0]:
             last, schedule = self._ends.pop(0)
             self._warned.add(schedule)
@@ -106,6 +109,23 @@ class HostClock:
                 "meant in epochs, multiply it by the steps in one, len(loader)"
             )
         self.watches = bool(self.hooks or self._ends)
+        return known
+
+
+class _Known:
+    """What the host knows of the clock.
+
+    Attributes:
+        count: the clock, or more than it.
+        is_exact: whether it is the clock.
+        schedule: by whose cycles the optimizer goes.
+        cycle_end: what the clock is when the cycle has ended; None: it never does.
+    """
+
+    def __init__(self, clock: int, schedule: Schedule | None) -> None:
+        self.count, self.is_exact, self.schedule = clock, True, schedule
+        _, position, length = (0, clock, None) if schedule is None else schedule.cycle(clock)
+        self.cycle_end = None if length is None else clock - position + length
 
 
 def schedule_of(optimizer: FusedOptimizer) -> Schedule | None:

@@ -14,7 +14,18 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from . import _backend, _checkpoint, _compile, _groups, _param_checks, _plans, _states_only, averages, clipping
+from . import (
+    _backend,
+    _checkpoint,
+    _compile,
+    _displays,
+    _groups,
+    _param_checks,
+    _plans,
+    _states_only,
+    averages,
+    clipping,
+)
 from ._clock import Clock
 from ._host_clock import CycleEndHook, HostClock
 from ._hypers import Hyper
@@ -175,6 +186,7 @@ class FusedOptimizer(Optimizer):
         self._param_groups.append(group)
         self._has_aliases = True
         self._changes.note()
+        group.show(group)
 
     def _assignment(self, group: Group, key: str, value: Any) -> tuple[dict[str, Any], bool]:
         """Checks what is assigned to group[key]; see _groups.assignment."""
@@ -262,6 +274,13 @@ class FusedOptimizer(Optimizer):
             for param in group["params"]:
                 return _param_checks.real_device(param)
         return torch.device("cpu")
+
+    def _show(self, display: Tensor) -> None:
+        """Brings a display up to date, also where a signal handler moves the clock meanwhile."""
+        step = -1
+        while step != (now := self._steps_taken()):
+            step = now
+            _displays.show(display, step)
 
     def _steps_taken(self) -> int:
         return int(self.clock) if self._clocks else 0
@@ -351,9 +370,15 @@ class FusedOptimizer(Optimizer):
 
     def _build(self) -> _plans.Built:
         new = _plans.built(self)
-        self._captured_plans += [plan for plan in self._built.plans if plan.captured]
+        self._let_go_of_plans()
         self._built = new
         return new
+
+    def _let_go_of_plans(self) -> None:
+        """Forgets plans that are of no use any more, but not those whose addresses a captured graph holds."""
+        if self._built.plans:
+            self._captured_plans += [plan for plan in self._built.plans if plan.captured]
+            self._built = _plans.Built(None)
 
     def register_cycle_end_hook(self, hook: CycleEndHook) -> RemovableHandle:
         """Registers a function that is called when a cycle of the learning rate has ended.

@@ -10,9 +10,20 @@ from torch import Tensor
 _MOST_SUMS = 20_000
 
 
+def has_elements(tensor: Tensor) -> bool:
+    """Whether there is memory that it could share. On the device meta there is none."""
+    return tensor.numel() > 0 and tensor.device.type != "meta"
+
+
+def span_of(tensor: Tensor) -> tuple[int, int]:
+    """The address of its first byte, and that behind its last one."""
+    begin = tensor.data_ptr()
+    return begin, begin + _extent(_bytes_of(tensor)) + 1
+
+
 def shares_elements(a: Tensor, b: Tensor) -> bool:
-    """Whether a byte of memory belongs to an element of both. Meta tensors, which have none, share nothing."""
-    if a.numel() == 0 or b.numel() == 0 or a.device != b.device or a.device.type == "meta":
+    """Whether a byte of memory belongs to an element of both."""
+    if not has_elements(a) or not has_elements(b) or a.device != b.device:
         return False
     dims, other_dims = _bytes_of(a), _bytes_of(b)
     # a's address + x is b's + y, where x and y are sums of multiples of strides. With b's indices counted from

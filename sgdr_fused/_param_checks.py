@@ -11,6 +11,7 @@ from torch.nn import Module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ._messages import shown, warn
+from ._overlap import has_elements, overlaps_itself, shares_elements, span_of
 from ._tracked import Group
 
 if TYPE_CHECKING:
@@ -116,8 +117,6 @@ def check_param(param: Tensor, described: str, options: Options) -> None:
         raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
     if param.layout != torch.strided:
         raise TypeError(f"{described} must be dense, got layout {param.layout}")
-    if param.is_meta and param.grad is not None:
-        raise RuntimeError(f"{described} is on the device meta, so it has no memory that a step could write to")
     if param.dtype not in STATE_DTYPES:
         allowed = ", ".join(str(dtype) for dtype in STATE_DTYPES)
         raise TypeError(f"{described} must be one of {allowed}, got {param.dtype}")
@@ -127,7 +126,7 @@ def check_param(param: Tensor, described: str, options: Options) -> None:
         raise TypeError(f"state_dtype must be {allowed} for {described}, got {state_dtype}")
     if options["stochastic_rounding"] and param.dtype == torch.float16:
         raise TypeError(f"stochastic_rounding must be False for {described}: it is there for bfloat16")
-    if _overlaps(param):
+    if overlaps_itself(param):
         raise ValueError(f"{described} has elements that share memory: strides {param.stride()}")
 
 
@@ -144,7 +143,7 @@ def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
         raise ValueError(f"{described} must have the parameter's shape, got {tuple(grad.shape)}")
     if is_traceable_wrapper_subclass(grad):
         raise TypeError(f"{described} is a {type(grad).__name__}, whose memory the kernels cannot reach")
-    if _overlaps(grad):
+    if overlaps_itself(grad):
         raise ValueError(f"{described} has elements that share memory: strides {grad.stride()}")
 
 
@@ -167,30 +166,28 @@ def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
             f"{described} must be on the parameter's device, got {value.device}: the parameter was moved after its "
             "state was made; move the state as well, or load it by load_state_dict(opt.state_dict())"
         )
-    if _overlaps(value):
+    if overlaps_itself(value):
         raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")
 
 
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two indices may mean one element."""
-    if tensor.is_contiguous() or tensor.numel() == 0:
-        return False
-    extent = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride <= extent:
-                return True
-            extent += stride * (size - 1)
-    return False
+def check_apart(params: list[Tensor]) -> bool:
+    """Raises for two parameters that share elements and both have gradients: each would undo the other's step.
 
-
-def check_apart(params: list[Tensor]) -> None:
-    """Raises for two parameters that are views of the same elements: each would undo the other's step."""
+    Returns whether there are some of which not both have gradients, as a module's parameter and the one that a
+    parametrization has put in its place. Then it has to be asked again at the next step.
+    """
     spans = sorted(
-        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), tuple(p.shape))
-        for p in params
-        if p.numel() > 0 and p.device.type != "meta" and torch._debug_has_internal_overlap(p) == 0
+        ((str(param.device), *span_of(param), i) for i, param in enumerate(params) if has_elements(param)),
     )
-    for (device, _, end, shape), (next_device, begin, _, next_shape) in zip(spans, spans[1:], strict=False):
-        if device == next_device and begin < end:
-            raise ValueError(f"params of shapes {shape} and {next_shape} on {device} share memory")
+    shared, open_spans = False, spans[:0]
+    for device, begin, end, i in spans:
+        open_spans = [span for span in open_spans if span[0] == device and span[2] > begin]
+        for _, _, _, k in open_spans:
+            if not shares_elements(params[i], params[k]):
+                continue
+            shared = True
+            if params[i].grad is not None and params[k].grad is not None:
+                shapes = f"{tuple(params[k].shape)} and {tuple(params[i].shape)}"
+                raise ValueError(f"params of shapes {shapes} on {device} share memory, and both have gradients")
+        open_spans.append((device, begin, end, i))
+    return shared

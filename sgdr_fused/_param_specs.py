@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _backend, _checks
 from ._param_checks import ParamSpec, average_dtype, check_grad, check_param, check_state, kept_beside
 from ._tracked import ParamState
 
@@ -45,6 +45,10 @@ class SpecBuilder:
         grad = param.grad
         if grad is not None:
             check_grad(param, grad, name)
+            check_memory(grad, f"the gradient of {name}")
+            check_memory(param, name)
+        elif memory_fault(param):  # it may have none while it takes no part, as in some forms of sharding
+            return ParamSpec(param, group, False, None, [], None, None, None, None, number)
         beside = kept_beside(param, optimizer._options)
         wanted = (*names, *beside)
         if not wanted:
@@ -63,6 +67,7 @@ class SpecBuilder:
         entries = {**(old or {}), **new}
         for key in wanted:
             check_state(param, key, entries[key], name)
+            check_memory(entries[key], f"state[{key!r}] of {name}")
         states = [entries[key] for key in names]
         if len({s.dtype for s in states}) > 1:
             raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
@@ -161,6 +166,17 @@ def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor,
         return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
     value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
     return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def memory_fault(tensor: Tensor) -> str:
+    """Why the kernels cannot reach a tensor's elements; empty where they can, and on the reference, which asks torch."""
+    extension: Any = _backend.load()
+    return "" if extension is None else extension.memory_fault(tensor)
+
+
+def check_memory(tensor: Tensor, described: str) -> None:
+    if fault := memory_fault(tensor):
+        raise RuntimeError(f"{described} (shape {tuple(tensor.shape)}) cannot be reached: {fault}")
 
 
 def _is_number_on(device: torch.device, value: Any) -> bool:

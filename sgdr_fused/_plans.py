@@ -73,7 +73,7 @@ class Built:
 
     def take_step(self, optimizer: FusedOptimizer) -> bool:
         """One step, unless something is not as it was when the plans were made: then nothing is done."""
-        if self.on_meta and not all(_takes_no_part(param) for param in self.on_meta):
+        if self.on_meta and not all(param.is_meta for param in self.on_meta):
             return False
         self.bring_up_to_date(optimizer)
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -104,7 +104,7 @@ def built(optimizer: FusedOptimizer) -> Built:
             "the optimizer's plan cannot be built during a CUDA graph capture: run one step before capturing"
         )
     numbers = _numbered(groups)
-    check_apart(list(numbers))
+    shares_memory = check_apart(list(numbers))
     _groups.check_displays(groups)
     check_schedule(optimizer)
     clipping.check_devices(optimizer._options, params)
@@ -117,7 +117,7 @@ def built(optimizer: FusedOptimizer) -> Built:
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
     with torch.inference_mode(False), torch.no_grad():
         for param, (number, i, k) in numbers.items():
-            if _takes_no_part(param):
+            if param.is_meta:
                 new.on_meta.append(param)
                 continue
             spec = builder.spec(param, i, number, f"parameter {k} of group {i}")
@@ -131,8 +131,8 @@ def built(optimizer: FusedOptimizer) -> Built:
         new.plans.append(plan)
         new.host_reads += [(plan, *read) for read in reads]
         new.conversions += conversions
-    if any(isinstance(plan, ReferencePlan) for plan in new.plans):
-        new.seen = None  # the reference looks at everything at each step
+    if shares_memory or any(isinstance(plan, ReferencePlan) for plan in new.plans):
+        new.seen = None  # to look at everything at each step
     extension: Any = _backend.load()
     if extension is not None:
         new.membership = extension.Membership(groups, optimizer._aliases())
@@ -163,11 +163,6 @@ def _store(pending: Pending) -> None:
     for entries, new in pending:
         dict.update(entries, new)
     pending.clear()
-
-
-def _takes_no_part(param: Tensor) -> bool:
-    """Whether it has no memory yet, and no gradient."""
-    return param.is_meta and param.grad is None
 
 
 def _take_over(optimizer: FusedOptimizer, groups: list[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ._compile import untraced
+from ._displays import display_of
 
 _MISSING = object()
 
@@ -30,9 +31,13 @@ class Changes:
         self.numbers = object()  # only numbers, which a step passes by value
 
     def note(self, only_numbers: bool = False) -> None:
-        if not only_numbers:
-            self.plan = object()
         self.numbers = object()
+        if only_numbers:
+            return
+        self.plan = object()
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            optimizer._let_go_of_plans()  # with the memory of what may have been taken away
 
 
 @untraced()
@@ -221,12 +226,23 @@ class Group(TrackedDict):
         return [optimizer for changes in self._changes if (optimizer := changes.optimizer()) is not None]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        entries, only_numbers = {key: value}, False
-        for optimizer in self.optimizers():  # none: this is a plain dict
-            found, only_numbers = optimizer._assignment(self, key, entries[key])
+        optimizers = self.optimizers()
+        entries: dict[str, Any] = {} if optimizers else {key: value}  # without one this is a plain dict
+        only_numbers = True
+        for optimizer in optimizers:
+            found, numbers = optimizer._assignment(self, key, entries.get(key, value))
             entries.update(found)
+            only_numbers = only_numbers and numbers
         if entries:
             self.store(entries, only_numbers)
+            self.show(entries)
+
+    def show(self, entries: dict[str, Any]) -> None:
+        """Brings the displays among the entries up to date: a signal handler may have moved the clock meanwhile."""
+        for value in entries.values():
+            tensor = value[0] if isinstance(value, tuple) and value else value
+            for optimizer in self.optimizers() if display_of(tensor) is not None else ():
+                optimizer._show(tensor)
 
     def __delitem__(self, key: str) -> None:
         if self.optimizers() and key.endswith("_schedule") and self[key] is not None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from cases import DEVICE, TYPICAL, Case, ids, make_params, train
-from sgdr_fused._cycle_ends import CycleEnds
 
 from sgdr_fused import FusedSGD, lr_find
+from sgdr_fused._host_clock import HostClock
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular, Warmup
 
 GROWING = CosineWarmRestarts(0.1, T_0=2, T_mult=2)
@@ -40,8 +40,14 @@ def optimizer(lr: Any = GROWING) -> Any:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clock at each time that it was read for the hooks."""
     read: list[int] = []
-    look = CycleEnds._look
-    monkeypatch.setattr(CycleEnds, "_look", lambda self, opt: read.append(look(self, opt)) or read[-1])
+    look = HostClock._look
+
+    def looked(self: HostClock, opt: FusedSGD) -> object:
+        known = look(self, opt)
+        read.append(known.count)
+        return known
+
+    monkeypatch.setattr(HostClock, "_look", looked)
     return read
 
 

@@ -158,7 +158,7 @@ def test_dicts_that_the_user_keeps(make: Any) -> None:
     p = nn.Parameter(torch.zeros(2, dtype=torch.float64, device=DEVICE))
     groups = [{"params": [p], "lr": 1.0}]
     opt = make(groups, lr=0.1)
-    assert opt.param_groups[0] is groups[0]
+    assert opt.param_groups[0] == groups[0]
     p.grad = torch.ones_like(p)
     for rate in (10.0, 100.0):
         groups[0]["lr"] = rate
