@@ -52,6 +52,8 @@ class FusedOptimizer(Optimizer):
     _has_step: ClassVar[bool]
     # The entry of the state, in [0, 1], that counted steps multiply by a factor of the algorithm's, if any.
     _product: ClassVar[str | None] = None
+    # Whether the update needs the norm of each parameter.
+    _measures_params: ClassVar[bool] = False
     # Entries that torch's class does not have, and what a checkpoint without them means.
     _beyond_torch: ClassVar[Mapping[str, Any]] = {}
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
@@ -181,6 +183,7 @@ class FusedOptimizer(Optimizer):
             Optimizer.add_param_group(newcomer, values)
         params = [param for group in newcomer.param_groups for param in group["params"]]
         clipping.check_devices(self._options, params)
+        _param_checks.check_whole(params, clipping.needs_norm(self._options, self._measures_params))
         group = _groups.adopted(self, param_group, values, new=True)
         self._changes.note()
         self._param_groups.append(group)

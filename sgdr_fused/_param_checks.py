@@ -112,6 +112,19 @@ def check_params(params: list[Any], taken: set[Tensor], options: Options) -> Non
         check_param(param, described, options)
 
 
+def check_whole(params: Iterable[Tensor], why: str | None) -> None:
+    """Raises for a part of a parameter where the norm of the whole is needed; `why` says for what, None: it is not.
+
+    FullyShardedDataParallel leaves each process a part of the parameters in plain tensors, which it marks.
+    """
+    for param in params:
+        if why and (getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)):
+            raise ValueError(
+                f"{why} needs whole parameters, got one of shape {tuple(param.shape)} that FullyShardedDataParallel "
+                "has sharded: the norm of a part would be another one"
+            )
+
+
 def check_param(param: Tensor, described: str, options: Options) -> None:
     if is_traceable_wrapper_subclass(param):
         raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
@@ -158,8 +171,8 @@ def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
     if value.dtype not in dtypes:
         raise TypeError(
             f"{described} must be {' or '.join(map(str, dtypes))}, got {value.dtype}: the parameter was converted "
-            "after its state was made, or the state is another's; convert the model before the first step, or make a new "
-            "optimizer, or convert the state as well"
+            "after its state was made, or the state is another's; convert the model before the first step, or make a "
+            "new optimizer, or convert the state as well"
         )
     if value.device != param.device:
         raise ValueError(

@@ -169,7 +169,7 @@ def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor,
 
 
 def memory_fault(tensor: Tensor) -> str:
-    """Why the kernels cannot reach a tensor's elements; empty where they can, and on the reference, which asks torch."""
+    """Why the kernels cannot reach a tensor's elements; empty where they can, and without kernels."""
     extension: Any = _backend.load()
     return "" if extension is None else extension.memory_fault(tensor)
 

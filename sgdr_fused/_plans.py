@@ -1,7 +1,8 @@
 """From an optimizer's groups and state to the plans that take its steps, one per device.
 
-All plans of an optimizer step in one call, ``step(membership, groups, plans, scales, founds, pending)``, which does nothing
-and returns False where something is not as it was. A plan has ``show()``: recompute the displays; ``set_number(group, hyper, value)``; ``captured``; ``device``.
+All plans of an optimizer step in one call, ``step(membership, groups, plans, scales, founds, pending)``, which does
+nothing and returns False where something is not as it was. A plan has ``show()``: recompute the displays;
+``set_number(group, hyper, value)``; ``captured``; ``device``.
 The C++ extension has one; ReferencePlan is the other.
 """
 
@@ -18,7 +19,7 @@ from . import _backend, _groups, clipping
 from ._host_clock import schedule_of
 from ._hypers import SCHEDULE_KEYS
 from ._messages import warn
-from ._param_checks import ParamSpec, check_apart
+from ._param_checks import ParamSpec, check_apart, check_whole
 from ._param_specs import Pending, SpecBuilder
 from ._reference_plan import ReferencePlan
 from .averages import EMA, check_not_swapped, check_schedule
@@ -82,7 +83,7 @@ class Built:
         return self.step(self.membership, optimizer._param_groups, self.plans, scales, founds, self.pending)
 
     def store_states(self, as_stepped: bool = False) -> None:
-        """Stores what is pending, without a step; `as_stepped` with its first step behind it, which it is in a checkpoint."""
+        """Stores what is pending, without a step; `as_stepped`: with its first step behind it."""
         _store(self.pending)
         if as_stepped:
             for count in self.fresh_counts:
@@ -108,6 +109,7 @@ def built(optimizer: FusedOptimizer) -> Built:
     _groups.check_displays(groups)
     check_schedule(optimizer)
     clipping.check_devices(optimizer._options, params)
+    check_whole(params, clipping.needs_norm(optimizer._options, optimizer._measures_params))
     optimizer._host_clock.look_out_for(
         [schedule for group in groups for key in SCHEDULE_KEYS.values() if (schedule := group.get(key)) is not None]
     )

@@ -21,17 +21,20 @@ def measures(options: Options) -> bool:
     return options["max_grad_norm"] is not None or options["error_if_nonfinite"] or options["skip_nonfinite"]
 
 
+def needs_norm(options: Options, of_params: bool) -> str | None:
+    """What needs a norm, in words for an error: an option, or the algorithm, which takes that `of_params`."""
+    for key in ("max_grad_norm", "error_if_nonfinite", "skip_nonfinite"):
+        if options[key] is not None and options[key] is not False:  # type: ignore[literal-required]
+            return f"{key}={options[key]!r}"  # type: ignore[literal-required]
+    return "the algorithm, which measures each parameter," if of_params else None
+
+
 def check_devices(options: Options, params: Iterable[Tensor]) -> None:
     """Raises where no device sees all gradients: the norm of a part would be another one."""
     devices = sorted({str(param.device) for param in params})
     if measures(options) and len(devices) > 1:
-        names = ("max_grad_norm", "error_if_nonfinite", "skip_nonfinite")
-        given = [
-            f"{key}={value!r}"
-            for key, value in options.items()
-            if key in names and value is not None and value is not False
-        ]
-        raise ValueError(f"{', '.join(given)} needs all parameters on one device, got them on {', '.join(devices)}")
+        given = needs_norm(options, of_params=False)
+        raise ValueError(f"{given} needs all parameters on one device, got them on {', '.join(devices)}")
 
 
 class Measured:

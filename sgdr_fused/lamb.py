@@ -68,6 +68,7 @@ class FusedLAMB(FusedOptimizer):
     """
 
     _algorithm = "lamb"
+    _measures_params = True
     _hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
     _constants = ("eps", "maximize", "adapts")
     _has_step = True

@@ -71,6 +71,7 @@ class FusedLARS(MomentumOptimizer):
     """
 
     _algorithm = "lars"
+    _measures_params = True
     _constants = (*MomentumOptimizer._constants, "trust_coefficient", "eps", "adapts")
 
     def __init__(

@@ -1,4 +1,4 @@
-"""An optimizer keeps nothing of a model alive that torch's would not; a model and its optimizer go to other processes."""
+"""An optimizer keeps nothing of a model alive that torch's would not; both go to other processes."""
 
 from __future__ import annotations
 
