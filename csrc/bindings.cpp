@@ -170,9 +170,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def_property_readonly("device", [](const OptimizerPlan& plan) { return plan.device(); })
       .def_property_readonly("captured", &OptimizerPlan::captured);
   py::class_<Membership>(module, "Membership", py::custom_type_setup(&let_gc_visit))
-      .def(py::init<const py::list&, const py::list&>(), py::arg("param_groups"),
-           py::arg("aliases"))
-      .def("unchanged", &Membership::unchanged, py::arg("param_groups"));
+      .def(py::init<const py::list&, const py::list&, const py::object&, const py::object&>(),
+           py::arg("param_groups"), py::arg("aliases"), py::arg("changes"), py::arg("seen"))
+      .def("unchanged", &Membership::unchanged, py::arg("param_groups"))
+      .def_property_readonly("seen", &Membership::seen);
   module.def("step", &step, py::arg("membership"), py::arg("param_groups"), py::arg("plans"),
              py::arg("grad_scales"), py::arg("found_infs"), py::arg("pending"));
   module.def("memory_fault", &memory_fault, py::arg("tensor"));

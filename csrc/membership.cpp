@@ -46,7 +46,11 @@ bool same_entries(PyObject* a, PyObject* b) {
 
 }  // namespace
 
-Membership::Membership(const py::list& param_groups, const py::list& aliases) {
+Membership::Membership(const py::list& param_groups, const py::list& aliases,
+                       const py::object& changes, const py::object& seen)
+    : changes_(changes.ptr()), seen_(seen.ptr()) {
+  held_.append(changes);
+  held_.append(seen);
   static int64_t made = 0;
   number_ = ++made;
   for (const py::handle group : param_groups) {
@@ -82,6 +86,10 @@ Membership::Membership(const py::list& param_groups, const py::list& aliases) {
 
 bool Membership::unchanged(const py::list& param_groups) const {
   if (held_.ptr() == nullptr || py::len(param_groups) != groups_.size()) return false;
+  static PyObject* const plan = PyUnicode_InternFromString("plan");
+  const auto written = py::reinterpret_steal<py::object>(PyObject_GetAttr(changes_, plan));
+  if (written.ptr() == nullptr) throw py::error_already_set();
+  if (written.ptr() != seen_) return false;
   for (size_t i = 0; i < groups_.size(); ++i) {
     PyObject* const group = PyList_GET_ITEM(param_groups.ptr(), i);
     if (!refers_to(groups_[i].reference.ptr(), group)) return false;
@@ -100,6 +108,16 @@ bool Membership::unchanged(const py::list& param_groups) const {
     if (!same_entries(alias.ours, alias.theirs)) return false;
   }
   return true;
+}
+
+void Membership::renew() {
+  const auto seen = py::reinterpret_steal<py::object>(
+      PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&PyBaseObject_Type)));
+  if (seen.ptr() == nullptr || PyObject_SetAttrString(changes_, "plan", seen.ptr()) != 0) {
+    throw py::error_already_set();
+  }
+  held_.append(seen);
+  seen_ = seen.ptr();
 }
 
 bool Membership::has(std::vector<const at::Tensor*> places) const {

@@ -12,10 +12,16 @@ namespace sgdr_fused {
 class Membership {
  public:
   // aliases: (ours, the user's) for each mapping of ours that stands for one of the user's.
-  Membership(const pybind11::list& param_groups, const pybind11::list& aliases);
+  // changes.plan is another object than `seen` as soon as anything else was written.
+  Membership(const pybind11::list& param_groups, const pybind11::list& aliases,
+             const pybind11::object& changes, const pybind11::object& seen);
 
   // Whether all is as it was. Then every parameter that was there is alive.
   bool unchanged(const pybind11::list& param_groups) const;
+  // Notes a change that is our own: whoever else has looked at changes.plan looks again.
+  void renew();
+  // What changes.plan has to be.
+  pybind11::object seen() const { return pybind11::reinterpret_borrow<pybind11::object>(seen_); }
   // Whether these, in ascending order, are among the places where its parameters have their
   // tensors.
   bool has(std::vector<const at::Tensor*> places) const;
@@ -41,8 +47,9 @@ class Membership {
   int64_t number_;
   std::vector<Group> groups_;
   std::vector<Alias> aliases_;
+  PyObject *changes_, *seen_;
   std::vector<const at::Tensor*> places_;  // in ascending order
-  pybind11::list held_;                    // types; the mappings of aliases_
+  pybind11::list held_;                    // types; aliases_, changes_, seen_
 };
 
 }  // namespace sgdr_fused

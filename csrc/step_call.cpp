@@ -47,9 +47,12 @@ bool all_valid(const Membership& membership, const py::list& param_groups, const
 }
 
 // (dict, entries) each: puts the entries into the dicts, and empties the list. All at once, since
-// no signal handler of Python's runs before this returns.
-void store(const py::list& pending) {
+// no signal handler of Python's runs before this returns. A step that a handler has interrupted
+// while it was prepared is to see these states, so the change is noted; the plans of this one were
+// made with them.
+void store(const py::list& pending, Membership& membership) {
   if (PyList_GET_SIZE(pending.ptr()) == 0) return;
+  membership.renew();
   for (const py::handle item : pending) {
     const py::tuple pair = py::reinterpret_borrow<py::tuple>(item);
     if (PyDict_Update(py::object(pair[0]).ptr(), py::object(pair[1]).ptr()) != 0) {
@@ -63,7 +66,7 @@ void store(const py::list& pending) {
 
 }  // namespace
 
-bool step(const Membership& membership, const py::list& param_groups, const py::list& plans,
+bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
           const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
   Steps steps;
   bool large = false;
@@ -75,7 +78,7 @@ bool step(const Membership& membership, const py::list& param_groups, const py::
   if (!large) {
     if (!all_valid(membership, param_groups, steps)) return false;
     for (const Step& step : steps) step.plan->run(step.scaling);
-    store(pending);
+    store(pending, membership);
     return true;
   }
   // In this order, so that what is freed at the end is freed when no plan is locked any more.
@@ -89,7 +92,7 @@ bool step(const Membership& membership, const py::list& param_groups, const py::
     const py::gil_scoped_release released;
     for (const Step& step : steps) step.plan->run(step.scaling);
   }
-  store(pending);
+  store(pending, membership);
   return true;
 }
 

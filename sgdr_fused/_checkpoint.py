@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from . import _checks, _param_checks
 from ._algorithm_of import check_algorithm
-from ._groups import adopted
+from ._groups import adopted, show_from_host
 from ._hypers import SCHEDULE_KEYS
 from ._messages import shown, warn
 from ._options import checked_options
@@ -147,6 +147,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
             optimizer.skipped_steps.fill_(skipped_steps)
         if clock is not None:
             optimizer.clock.fill_(clock)
+        show_from_host(optimizer._param_groups, optimizer._steps_taken())
 
     try:
         commit()

@@ -196,9 +196,9 @@ def follow_devices(optimizer: FusedOptimizer, groups: list[Group]) -> None:
     for group in groups:
         device = _device_of(optimizer, group["params"])
         for key, schedule_key in SCHEDULE_KEYS.items():
-            schedule = group.get(schedule_key)
-            if schedule is not None and first(group[key]).device != device:
-                group[key] = with_first(group[key], schedule)
+            value, schedule = group.get(key), group.get(schedule_key)
+            if schedule is not None and _displays.display_of(first(value)) and first(value).device != device:
+                group[key] = with_first(value, schedule)
 
 
 def check_complete(optimizer: FusedOptimizer, i: int, group: dict[str, Any]) -> None:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+# For a step: a second one where something has changed, and more where signal handlers change things meanwhile.
+_MOST_BUILDS = 100
+
+
 @_compile.untraced(but=("state", "param_groups"))
 class FusedOptimizer(Optimizer):
     """Base class. A subclass names its algorithm (csrc/update_rules.h), its entries and its state."""
@@ -296,8 +300,19 @@ class FusedOptimizer(Optimizer):
 
     def _on(self, device: torch.device, copies: dict[torch.device, Clock], written: Callable[[bool], None]) -> Clock:
         if device not in copies:
-            copies[device] = Clock.make(int(next(iter(copies.values()), 0)), device, written)
+            clock = Clock.make(int(next(iter(copies.values()), 0)), device, written)
+            copies.setdefault(device, clock)  # a signal handler may have asked for it meanwhile
         return copies[device]
+
+    def _keep_clocks_on(self, devices: Iterable[torch.device]) -> None:
+        """One clock and one count for each of these devices, and for no other."""
+        wanted = set(devices)
+        for device in wanted:
+            self._clock_on(device)
+            self._count_on(device)
+        for copies in (self._clocks, self._counts):
+            for device in copies.keys() - wanted:
+                del copies[device]
 
     def _count_written(self, moved: bool) -> None:
         if moved:
@@ -360,13 +375,19 @@ class FusedOptimizer(Optimizer):
                 built.store_states(as_stepped=True)
                 return loss
         try:
-            if not built.take_step(self):
+            for _ in range(_MOST_BUILDS):
+                if built.take_step(self):
+                    break
                 built = self._build()
-                if not built.take_step(self):
-                    raise RuntimeError("the parameters or gradients changed while the step was prepared")
+            else:
+                raise RuntimeError("the parameters, gradients or groups changed each time that the step was prepared")
         except BaseException:
             self._changes.note()  # the states that were made for this step are made anew
             raise
+        if (
+            built.made_for is not self._changes.plan
+        ):  # a signal handler has assigned something in the middle of the step
+            _groups.show_from_host(self._param_groups, self._steps_taken())
         if host_clock.watches:
             host_clock.after_step(self)
         return loss

@@ -34,7 +34,8 @@ class Built:
     """The plans of an optimizer, and what they were made from.
 
     Attributes:
-        seen: what ``Changes.plan`` was before anything was read.
+        made_for: what ``Changes.plan`` was before anything was read.
+        seen: the same, for as long as the plans can be used again.
         numbers_seen: what ``Changes.numbers`` was before the groups' numbers were handed to the plans.
         host_reads: (plan, group, hyper, tensor) for each tensor that the host reads at each step.
         conversions: (copy, tensor) for each tensor that the kernels cannot read.
@@ -42,7 +43,9 @@ class Built:
     """
 
     def __init__(self, seen: object) -> None:
-        self.seen = seen
+        self.seen: object = seen
+        self.made_for = seen
+        self.groups: list[Any] = []
         self.numbers_seen: object = None
         self.plans: list[AnyPlan] = []
         self.membership: Any = None
@@ -65,7 +68,7 @@ class Built:
             converted.copy_(tensor.detach())
 
     def _set_numbers(self, optimizer: FusedOptimizer) -> None:
-        for i, group in enumerate(optimizer._param_groups):
+        for i, group in enumerate(self.groups):
             for k, hyper in enumerate(optimizer._hypers):
                 value = hyper.of(group)
                 if isinstance(value, Real):
@@ -77,10 +80,17 @@ class Built:
         if self.on_meta and not all(param.is_meta for param in self.on_meta):
             return False
         self.bring_up_to_date(optimizer)
+        if self.made_for is not optimizer._changes.plan:
+            return False
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         scales = None if scale is None else [on_device("grad_scale", scale, plan) for plan in self.plans]
         founds = None if found_inf is None else [on_device("found_inf", found_inf, plan) for plan in self.plans]
-        return self.step(self.membership, optimizer._param_groups, self.plans, scales, founds, self.pending)
+        makes_states = bool(self.pending)
+        taken = self.step(self.membership, optimizer._param_groups, self.plans, scales, founds, self.pending)
+        if taken and makes_states and self.membership is not None:
+            self.made_for = self.membership.seen  # storing the states was a change that these plans know of
+            self.seen = None if self.seen is None else self.made_for
+        return taken
 
     def store_states(self, as_stepped: bool = False) -> None:
         """Stores what is pending, without a step; `as_stepped`: with its first step behind it."""
@@ -115,6 +125,7 @@ def built(optimizer: FusedOptimizer) -> Built:
     )
 
     new = Built(seen)
+    new.groups = list(groups)
     builder = SpecBuilder(optimizer, params)
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
     with torch.inference_mode(False), torch.no_grad():
@@ -126,8 +137,7 @@ def built(optimizer: FusedOptimizer) -> Built:
             specs.setdefault(param.device, []).append(spec)
     new.pending, new.fresh_counts = builder.finish(), builder.fresh_counts
 
-    optimizer._clocks = {device: optimizer._clock_on(device) for device in specs}
-    optimizer._counts = {device: optimizer._count_on(device) for device in specs}
+    optimizer._keep_clocks_on(specs)
     for device, device_specs in specs.items():
         plan, reads, conversions = _make_plan(optimizer, device, device_specs)
         new.plans.append(plan)
@@ -137,7 +147,7 @@ def built(optimizer: FusedOptimizer) -> Built:
         new.seen = None  # to look at everything at each step
     extension: Any = _backend.load()
     if extension is not None:
-        new.membership = extension.Membership(groups, optimizer._aliases())
+        new.membership = extension.Membership(groups, optimizer._aliases(), optimizer._changes, seen)
         if not any(isinstance(plan, ReferencePlan) for plan in new.plans):
             new.step = extension.step
     return new

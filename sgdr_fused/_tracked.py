@@ -107,8 +107,7 @@ class TrackedDict(dict):
         self._note()
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
+        self.store(dict(*args, **kwargs))
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # the same for all of dict's signatures
         self.update(other)
@@ -194,11 +193,14 @@ class State(TrackedDict, defaultdict):
         return self[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.store({key: self._tracked(value) if isinstance(key, Tensor) else value})
+        self.store({key: self._tracked(key, value)})
 
-    def _tracked(self, value: Any) -> Any:
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self.store({key: self._tracked(key, value) for key, value in dict(*args, **kwargs).items()})
+
+    def _tracked(self, key: Any, value: Any) -> Any:
         """A parameter's state as one of ours, which stands for the user's own dict if it is one."""
-        if not isinstance(value, dict):
+        if not isinstance(key, Tensor) or not isinstance(value, dict):
             return value
         if not isinstance(value, ParamState):
             alias, value = value, ParamState(value)
@@ -224,6 +226,10 @@ class Group(TrackedDict):
 
     def optimizers(self) -> list[Any]:
         return [optimizer for changes in self._changes if (optimizer := changes.optimizer()) is not None]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
         optimizers = self.optimizers()

@@ -87,7 +87,8 @@ def visible(setting: Setting) -> dict[str, Any]:
     opt = setting.opt
     checkpoint = opt.state_dict()
     names = {id(p): i for i, p in enumerate(setting.params)}
-    states = {k: s for k, s in checkpoint["state"].items() if "step" not in s or float(s["step"]) > 0}
+    # A parameter that is in no group is not numbered there.
+    states = {names.get(id(k), k): s for k, s in checkpoint["state"].items() if "step" not in s or float(s["step"]) > 0}
     shown = [{key: value for key, value in group.items() if key != "params"} for group in opt.param_groups]
     return {
         "parameters": [bits(p) for p in setting.params],

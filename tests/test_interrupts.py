@@ -222,8 +222,15 @@ HANDLERS: dict[str, Action] = {
 }
 # Not while the weights are the averages, or while an optimizer is being read.
 HARMLESS = ("number", "schedule", "clock")
-# A step between the parts of a load is of no use to anybody, and not promised.
-BUT_STEP = tuple(name for name in HANDLERS if name != "step")
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    return tuple(name for name in HANDLERS if name not in names)
+
+
+# Not promised, for there is no order of the two to be seen from outside: a step between the parts of a load, or of a step
+# after which a hook is called, or a clock that is written there; a gradient that comes between what a closure has made and its use; what a handler does to
+# the very entry, state or group that is being read, deleted or added, and what would be an error before the action.
 
 SCENARIOS = (
     Scenario("first_step", made(steps=0), step),
@@ -233,14 +240,14 @@ SCENARIOS = (
     Scenario("step_rebuilding", after(added_group, made()), step),
     Scenario("step_after_number", after(assign("lr", lambda s: 0.7, group=1), made()), step),
     Scenario("step_after_new_data", after(new_data, made()), step),
-    Scenario("step_with_closure", made(), step_with_closure),
+    Scenario("step_with_closure", made(), step_with_closure, handlers=all_but("gradient")),
     Scenario("step_with_hooks", made(), step_with_hooks),
     Scenario("step_scaled", made(), scaled_step),
-    Scenario("step_with_cycle_hook", made(hooked=True), step),
-    Scenario("step_that_ends_a_cycle", made(steps=3, hooked=True), step),
-    Scenario("first_step_with_cycle_hook", made(steps=0, hooked=True), step),
+    Scenario("step_with_cycle_hook", made(hooked=True), step, handlers=all_but("step")),
+    Scenario("step_that_ends_a_cycle", made(steps=3, hooked=True), step, handlers=all_but("step", "clock")),
+    Scenario("first_step_with_cycle_hook", made(steps=0, hooked=True), step, handlers=all_but("step")),
     Scenario("step_with_averages", made(average=EMA(0.5)), step),
-    Scenario("step_with_cycle_averages", made(steps=3, average="cycle"), step),
+    Scenario("step_with_cycle_averages", made(steps=3, average="cycle"), step, handlers=all_but("number")),
     Scenario("step_with_tensor_rate", made(momentum=torch.tensor(0.9)), step),
     Scenario("step_clipped", made(max_grad_norm=0.5, skip_nonfinite=True), step),
     Scenario("number_for_number", made(), assign("lr", lambda s: 0.7, group=1)),
@@ -257,23 +264,23 @@ SCENARIOS = (
         assign("lr", lambda s: s.more["display"]),
     ),
     Scenario("entry_replaced", made(), new_entry),
-    Scenario("entry_deleted", made(), deleted_entry),
+    Scenario("entry_deleted", made(), deleted_entry, handlers=all_but("no_state")),
     Scenario("entries_updated", made(), updated_state, between=(note,)),
     Scenario("state_replaced", made(), replaced_state),
     Scenario("state_popped", made(), popped_state),
     Scenario("state_cleared", made(), cleared_state),
-    Scenario("states_replaced", made(), new_states),
-    Scenario("group_added", made(), added_group),
+    Scenario("states_replaced", made(), new_states, handlers=all_but("state", "no_state")),
+    Scenario("group_added", made(), added_group, handlers=all_but("group")),
     Scenario("group_replaced", made(), replaced_group),
-    Scenario("groups_replaced", made(), replaced_groups),
-    Scenario("group_deleted", made(), deleted_group),
+    Scenario("groups_replaced", made(), replaced_groups, handlers=all_but("group")),
+    Scenario("group_deleted", made(), deleted_group, handlers=all_but("schedule")),
     Scenario("clock", made(), fill_clock),
     Scenario("clock_with_cycle_hook", made(hooked=True), fill_clock),
-    Scenario("load", loadable(made()), load, handlers=BUT_STEP),
-    Scenario("load_adam", loadable(made(kind=FusedAdam)), load, handlers=BUT_STEP),
-    Scenario("load_with_averages", loadable(made(average=EMA(0.5))), load, handlers=BUT_STEP),
+    Scenario("load", loadable(made()), load, handlers=all_but("step", "group")),
+    Scenario("load_adam", loadable(made(kind=FusedAdam)), load, handlers=all_but("step", "group")),
+    Scenario("load_with_averages", loadable(made(average=EMA(0.5))), load, handlers=all_but("step", "group")),
     Scenario("swap_average", made(average=EMA(0.5)), swap, handlers=HARMLESS),
-    Scenario("swap_cycle_average", made(steps=5, average="cycle"), swap, handlers=HARMLESS),
+    Scenario("swap_cycle_average", made(steps=5, average="cycle"), swap, handlers=HARMLESS[1:]),
     Scenario("state_dict", made(), read, handlers=HARMLESS),
     Scenario("deepcopy", made(), copied, handlers=HARMLESS),
     Scenario("pickle", made(), pickled, handlers=HARMLESS),
