@@ -2,9 +2,9 @@
 
 A step is one call into C++, so there is nothing in it to compile, and guards on what it reads (numbers, hooks, plans)
 would make it compile again and again. The public way to say so, ``torch.compiler.disable``, imports torch._dynamo,
-which takes seconds, and wraps the function, which costs a microsecond a call. What it comes down to are two marks, which cost
-nothing: one for the compiler where it is about to inline the function, and one for the interpreter, which then runs the
-function, and all that it calls, as if there were no compiler.
+which takes seconds, and wraps the function, which costs a microsecond a call. What it comes down to are two marks,
+which cost nothing: one for the compiler where it is about to inline the function, and one for the interpreter, which
+then runs the function, and all that it calls, as if there were no compiler.
 """
 
 from __future__ import annotations

@@ -60,6 +60,9 @@ class HostClock:
         self.watches = bool(self.hooks or self._ends)
 
     def before_step(self, optimizer: FusedOptimizer) -> None:
+        self.watches = bool(self.hooks or self._ends)
+        if not self.watches:  # the hooks were removed
+            return
         known = self._known
         if _is_capturing(optimizer):  # the clock stays where it is, and cannot be read
             if known is not None:
@@ -139,7 +142,8 @@ def require_cycles(optimizer: FusedOptimizer, what: str) -> None:
     schedule = schedule_of(optimizer)
     if schedule is None:
         rates = [group.get("lr") for group in optimizer._param_groups]
-        raise ValueError(f"{what} needs a Schedule for lr, got {shown(rates)}")
+        got = shown(rates[0]) if len(rates) == 1 else shown(rates)
+        raise ValueError(f"{what} needs a Schedule for lr, got {got}")
     if not schedule.has_cycles:
         raise ValueError(
             f"{what} needs a Schedule with cycles for lr, such as CosineWarmRestarts, got {shown(schedule)}, "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -217,7 +217,7 @@ class FusedOptimizer(Optimizer):
         return self._clock_on(self._first_device())
 
     @clock.setter
-    def clock(self, value: Any) -> None:
+    def clock(self, value: NoReturn) -> None:
         raise TypeError(f"clock cannot be replaced; to move it, call opt.clock.fill_({shown(value)})")
 
     @property

@@ -12,7 +12,7 @@ from cases import DEVICE, TYPICAL, Case, ids, make_params, train
 
 from sgdr_fused import FusedSGD, lr_find
 from sgdr_fused._host_clock import HostClock
-from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular, Warmup
+from sgdr_fused.schedules import CosineWarmRestarts, Schedule, Triangular, Warmup
 
 GROWING = CosineWarmRestarts(0.1, T_0=2, T_mult=2)
 
@@ -58,7 +58,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (CosineWarmRestarts(0.1, T_0=1), [(i, i + 1) for i in range(20)]),
         (Triangular(0.0, 0.1, step_size_up=2, step_size_down=5), [(0, 7), (1, 14)]),
         (GROWING.shifted(1), [(0, 1), (1, 5), (2, 13)]),
-        (Constant(0.1), []),
     ],
     ids=str,
 )

@@ -27,7 +27,6 @@ class Network(nn.Module):
 
 OPTIONS = {
     "plain": {},
-    "flat": {"flatten_optimizer_state_dict": True},
     "full": {"full_state_dict": True, "cpu_offload": True},
 }
 
@@ -88,24 +87,3 @@ def test_distributed_state_dict_of_what_has_no_states(lr: Any, scheduled: bool) 
         distributed.get_optimizer_state_dict(network, opt)
         assert int(opt.clock) == t
         assert_same_course(opt, plain, range(t, t + 1))
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("saved_kind", ["number", "schedule"])
-@pytest.mark.parametrize("loaded_kind", ["number", "schedule"])
-def test_distributed_checkpoint_on_disk(loaded_kind: str, saved_kind: str, name: str, tmp_path: Any) -> None:
-    """Read into the place of what is there: entries of one shape, with a Schedule and without."""
-    from torch.distributed import checkpoint
-
-    network, other = Network(), Network()
-    opt, loaded = made(saved_kind, name, network.parameters()), made(loaded_kind, name, other.parameters())
-    train(opt, range(4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's, that no processes are there; of ours, that Schedules differ
-        checkpoint.save({"opt": distributed.get_optimizer_state_dict(network, opt)}, checkpoint_id=tmp_path)
-        found = {"opt": distributed.get_optimizer_state_dict(other, loaded)}
-        checkpoint.load(found, checkpoint_id=tmp_path)
-        distributed.set_optimizer_state_dict(other, loaded, found["opt"])
-    other.load_state_dict(network.state_dict())
-    assert_same_course(loaded, opt, range(4, 7))

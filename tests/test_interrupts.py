@@ -228,10 +228,10 @@ def all_but(*names: str) -> tuple[str, ...]:
     return tuple(name for name in HANDLERS if name not in names)
 
 
-# Not promised, for there is no order of the two to be seen from outside: a step between the parts of a load, or of a step
-# after which a hook is called, or a clock that is written there; a gradient that comes between what a closure has made and its use; what a handler does to
-# the very entry, state or group that is being read, deleted or added, and what would be an error before the action.
-
+# Not promised, for there is no order of the two to be seen from outside: a step between the parts of a load, or of a
+# step after which a hook is called, or a clock that is written there; a gradient that comes between what a closure has
+# made and its use; what a handler does to the very entry, state or group that is being read, deleted or added, and what
+# would be an error before the action.
 SCENARIOS = (
     Scenario("first_step", made(steps=0), step),
     Scenario("step", made(), step),

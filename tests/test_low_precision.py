@@ -244,5 +244,5 @@ def test_no_stochastic_rounding_of_float16() -> None:
 
 
 def test_unknown_options() -> None:
-    with pytest.raises(TypeError, match=r"unexpected arguments \['master_weight'\]"):
+    with pytest.raises(TypeError, match=r"unexpected argument master_weight=True; did you mean master_weights\?"):
         FusedSGD(make_params((5,)), lr=0.1, master_weight=True)

@@ -242,7 +242,7 @@ def test_negative_rates_count_as_none() -> None:
     """Which a torch scheduler may leave by rounding."""
     first, second = (nn.Parameter(torch.ones(2, device=DEVICE)) for _ in range(2))
     optimizer = FusedSGD([{"params": [first], "lr": Constant(0.1)}, {"params": [second], "lr": 0.1}])
-    dict.__setitem__(optimizer.param_groups[1], "lr", -4e-18)
+    optimizer.param_groups[1]["lr"] = -4e-18
     result = lr_find(
         nn.Module(), optimizer, None, [0], 0.1, 1.0, 3, progress=False, batch_to_loss=lambda *_: (first + second).sum()
     )
