@@ -95,7 +95,8 @@ cuda-code: build
 
 # What each command needs, and no more. The isolated build of the editable install has no torch, so it compiles nothing;
 # what is compiled to bytecode where it is imported need not be where it is installed, which takes as long again.
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(if $(TORCH),'$(TORCH)') --editable
+# FORCE_CUDA would make the isolated build an error.
+INSTALL = env -u FORCE_CUDA $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(if $(TORCH),'$(TORCH)') --editable
 
 $(VENV)/installed-%: $(VENV)/settings pyproject.toml
 	$(INSTALL) '.[build,$*]'
