@@ -13,8 +13,8 @@ namespace sgdr_fused {
 // Nothing of Python's runs between the check and the end of the step, or, beside a large step,
 // nothing that could take away what the step uses; but two threads that write the same elements at
 // once still race, as with torch's own operations, and so does one that resizes a storage in use.
-bool step(Membership& membership, const pybind11::list& param_groups,
-          const pybind11::list& plans, const pybind11::object& grad_scales,
-          const pybind11::object& found_infs, const pybind11::list& pending);
+bool step(Membership& membership, const pybind11::list& param_groups, const pybind11::list& plans,
+          const pybind11::object& grad_scales, const pybind11::object& found_infs,
+          const pybind11::list& pending);
 
 }  // namespace sgdr_fused

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from . import _checks
+from ._displays import display_of
 from ._messages import shown
 from .schedules import OneCycle, Schedule
 
@@ -33,8 +34,10 @@ class Hyper(NamedTuple):
         value = group[self.key]
         return value if self.part is None else value[self.part]
 
-    def schedule_of(self, group: dict[str, Any]) -> Schedule | None:
-        return None if self.part else group.get(SCHEDULE_KEYS[self.key])  # of betas, only the first has one
+    def schedule_of(self, value: Any) -> Schedule | None:
+        """The Schedule that such a tensor displays; None for everything else."""
+        display = None if self.part else display_of(value)  # of betas, only the first has one
+        return None if display is None else display.schedule
 
 
 def check(key: str, value: Any, *, new: bool) -> None:

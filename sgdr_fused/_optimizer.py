@@ -60,6 +60,7 @@ class FusedOptimizer(Optimizer):
     _measures_params: ClassVar[bool] = False
     # Entries that torch's class does not have, and what a checkpoint without them means.
     _beyond_torch: ClassVar[Mapping[str, Any]] = {}
+    _param_groups: list[dict[str, Any]]
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
     def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
@@ -73,6 +74,8 @@ class FusedOptimizer(Optimizer):
     def _reset(self) -> None:
         """The fields that neither a pickle nor a deepcopy carries."""
         self._changes = Changes(self)
+        self._param_groups = []
+        self._state = State()
         self._built = _plans.Built(None)
         self._captured_plans: list[_plans.AnyPlan] = []  # a graph holds their addresses
         self._has_aliases = False
@@ -133,8 +136,8 @@ class FusedOptimizer(Optimizer):
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         _compile.break_where_traced()
-        if self._has_aliases:
-            self._take_over_aliases()
+        if self._has_aliases or not all([isinstance(group, Group) for group in self._param_groups]):
+            self._take_over()
         return self._param_groups
 
     @param_groups.setter
@@ -142,16 +145,21 @@ class FusedOptimizer(Optimizer):
         groups = groups if isinstance(groups, list) else list(groups)
         groups[:] = [_groups.adopted(self, group) for group in groups]  # the list stays the caller's, as in torch
         self._changes.note()
-        self._param_groups: list[dict[str, Any]] = groups
+        self._param_groups = groups
         self._has_aliases = True
         self._changes.note()
 
     def _aliased(self) -> list[TrackedDict]:
         """What may stand for a dict of the user's."""
-        groups = [group for group in self._param_groups if isinstance(group, Group)]
-        return [*groups, self._state, *(state for state in self._state.values() if isinstance(state, ParamState))]
+        mappings = [*self._param_groups, self._state, *self._state.values()]
+        return [mapping for mapping in mappings if isinstance(mapping, (Group, State, ParamState))]
 
-    def _take_over_aliases(self) -> None:
+    def _take_over(self) -> None:
+        """Makes the dicts that the user has put into the list groups of ours, and fetches what was written to aliases."""
+        for i, group in enumerate(self._param_groups):
+            if not isinstance(group, Group) or self._changes not in group._changes:
+                self._param_groups[i] = _groups.adopted(self, group)
+                self._has_aliases = True
         for mapping in self._aliased():
             if mapping._alias is not None:
                 mapping.take_over()

@@ -54,7 +54,8 @@ class SpecBuilder:
         if not wanted:
             return ParamSpec(param, group, True, grad, [], None, None, None, None, number)
         old = dict.get(optimizer._state, param)
-        present = [key for key in wanted if old is not None and old.get(key) is not None]
+        held = {} if old is None else dict(old)  # once, for a signal handler may change it
+        present = [key for key in wanted if held.get(key) is not None]
         if grad is None and not present:
             return ParamSpec(param, group, False, None, [], None, None, None, None, number)
         if set(present) & set(names) and not set(names) <= set(present):
@@ -64,7 +65,7 @@ class SpecBuilder:
         for key in wanted:
             if key not in present:
                 new[key] = first_value(optimizer, values, param, key)
-        entries = {**(old or {}), **new}
+        entries = {**held, **new}
         for key in wanted:
             check_state(param, key, entries[key], name)
             check_memory(entries[key], f"state[{key!r}] of {name}")

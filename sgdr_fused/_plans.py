@@ -178,10 +178,8 @@ def _store(pending: Pending) -> None:
 
 
 def _take_over(optimizer: FusedOptimizer, groups: list[Any]) -> None:
-    """Makes the groups that the user has put into the list ours, and fetches what was written to aliases."""
-    for i, group in enumerate(groups):
-        groups[i] = _groups.adopted(optimizer, group)
-    optimizer._take_over_aliases()
+    """Brings in what the user has written past us."""
+    optimizer._take_over()
     optimizer._let_go_of_aliases()
     for i, group in enumerate(groups):
         _groups.check_complete(optimizer, i, group)
@@ -222,7 +220,8 @@ def _make_plan(
     for i, group in enumerate(optimizer._param_groups):
         hypers: list[tuple[Any, Tensor | None]] = []
         for k, hyper in enumerate(optimizer._hypers):
-            value, schedule = hyper.of(group), hyper.schedule_of(group)
+            value = hyper.of(group)
+            schedule = hyper.schedule_of(value)
             if schedule is not None:
                 hypers.append(
                     (schedule if reference else schedule._compiled, value if value.device == device else None)

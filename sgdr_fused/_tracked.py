@@ -67,13 +67,14 @@ class TrackedDict(dict):
         alias = self._alias
         if alias is None:
             return
+        # Each value is read where it is used: an entry before it may have brought it along, or a signal handler.
         for key in tuple(alias):
-            value = alias[key]  # only now: an entry before it may have brought this one along
-            if dict.get(self, key, _MISSING) is not value:
-                self[key] = value
-                alias[key] = dict.get(self, key, value)  # the assignment may have kept what was here, which is equal
-        for key in [key for key in self if key not in alias]:
-            del self[key]
+            if key in alias and dict.get(self, key, _MISSING) is not alias[key]:
+                self[key] = alias[key]
+                alias[key] = dict.get(self, key, _MISSING)  # the assignment may have kept what was here, which is equal
+        for key in tuple(self):
+            if key not in alias and key in self:
+                del self[key]
 
     def let_go_of_alias(self) -> None:
         """Forgets an alias that nobody else holds, so that no step looks for what nobody can write."""

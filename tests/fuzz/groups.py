@@ -198,7 +198,7 @@ class Groups(Actions):
         added: dict[str, Any] = {"params": [world.new_param(shape, dtype) for shape in shapes]}
         model = GroupModel(list(added["params"]), dict(world.defaults), user_dicts=[added])
         if kind is not None:
-            added["lr"] = self.value("lr", kind, 1 if kind == "number" else which, model)
+            added["lr"] = self.value("lr", kind, 1 if kind in ("number", "tensor") else which, model)
             model.values["lr"] = added["lr"]
         world.opt.add_param_group(added)
         world.groups.append(model)
