@@ -155,7 +155,7 @@ class FusedOptimizer(Optimizer):
         return [mapping for mapping in mappings if isinstance(mapping, (Group, State, ParamState))]
 
     def _take_over(self) -> None:
-        """Makes the dicts that the user has put into the list groups of ours, and fetches what was written to aliases."""
+        """Makes groups of the dicts that the user has put into the list, and fetches what was written to aliases."""
         for i, group in enumerate(self._param_groups):
             if not isinstance(group, Group) or self._changes not in group._changes:
                 self._param_groups[i] = _groups.adopted(self, group)
