@@ -38,8 +38,9 @@ def shows(shown: Any, number: float) -> bool:
 
 
 def same_values(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit but for the sign of zero; NaN is never expected here."""
-    return a.shape == b.shape and bool(torch.equal(a.detach().cpu().double(), b))
+    """Bit for bit but for the sign of zero, and a NaN for a NaN: states may be edited to what no training makes."""
+    a = a.detach().cpu().double()
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 @dataclasses.dataclass(eq=False)
@@ -296,7 +297,7 @@ def rebuilt(mapping: Any) -> Any:
 
 
 def _assert_within(actual: Tensor, expected: Tensor, tolerance: Tensor, what: str) -> None:
-    """As assert_within, where a NaN is right where one is expected: states may be edited to what no training makes."""
+    """As assert_within, where a NaN is right where one is expected."""
     actual = actual.detach().cpu().double()
     both = actual.isnan() & expected.isnan()
     assert_within(
