@@ -33,16 +33,15 @@ class Clock(Tensor):
     def make(steps: int, device: torch.device, written: Callable[[bool], None]) -> Clock:
         with torch.inference_mode(False):
             clock = torch.tensor(steps, dtype=torch.int64, device=device).as_subclass(Clock)
-        with torch._C.DisableTorchFunctionSubclass():
-            clock._see()
-            clock._written = weakref.WeakMethod(written)
+        clock._see()
+        clock._written = weakref.WeakMethod(written)
         return clock
 
-    def _see(self) -> None:
-        self._version_seen, self._address_seen = self._version, self.data_ptr()
+    def _now(self) -> tuple[int, int]:
+        return _plainly(Tensor._version.__get__, self), _plainly(Tensor.data_ptr, self)  # type: ignore[attr-defined]
 
-    def _is_as_seen(self) -> bool:
-        return (self._version, self.data_ptr()) == (self._version_seen, self._address_seen)
+    def _see(self) -> None:
+        self._version_seen, self._address_seen = self._now()
 
     @classmethod
     def __torch_function__(
@@ -51,16 +50,15 @@ class Clock(Tensor):
         kwargs = kwargs or {}
         operands = [item for value in (*args, *kwargs.values()) for item in _items(value)]
         clocks = [operand for operand in operands if isinstance(operand, Clock)]
-        with torch._C.DisableTorchFunctionSubclass():
-            name = getattr(func, "__name__", "")
-            writes = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
-            before = [(clock.data, clock.detach().clone()) for clock in clocks] if writes else []
-            try:
-                result = func(*args, **kwargs)
-                _tell(clocks, before)
-            except BaseException:  # an interrupt may have come between the write and the telling
-                _tell(clocks, before)
-                raise
+        name = getattr(func, "__name__", "")
+        writes = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
+        before = [(clock, _data_of(clock), _plainly(Tensor.clone, _data_of(clock))) for clock in clocks if writes]
+        try:
+            result = _plainly(func, *args, **kwargs)
+            _tell(clocks, before)
+        except BaseException:  # an interrupt may have come between the write and the telling
+            _tell(clocks, before)
+            raise
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -71,20 +69,30 @@ class Clock(Tensor):
         return self.as_subclass(Tensor).detach().clone()
 
 
-def _tell(clocks: list[Clock], before: list[tuple[Tensor, Tensor]]) -> None:
+def _plainly(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls torch without coming here. Not by a context manager, whose end an interrupt could skip."""
+    return torch._C._disabled_torch_function_impl(func, (Clock,), args, kwargs)
+
+
+def _data_of(clock: Clock) -> Tensor:
+    """Its memory as a plain tensor."""
+    return _plainly(Tensor.data.__get__, clock)  # type: ignore[attr-defined]
+
+
+def _tell(clocks: list[Clock], before: list[tuple[Clock, Tensor, Tensor]]) -> None:
     """Refuses what was written to clocks, or has it followed; nothing the second time."""
-    changed = [clock for clock in clocks if not clock._is_as_seen()]
-    refused = next((message for clock in changed if (message := _fault(clock))), None)
+    changed = [clock for clock in clocks if clock._now() != (clock._version_seen, clock._address_seen)]
+    refused = next((message for clock in changed if (message := _fault(_data_of(clock)))), None)
     if refused:
-        for clock, (data, steps) in zip(clocks, before, strict=bool(before)):
-            clock.data = data  # where it was
-            clock.data.copy_(steps)
+        for clock, data, steps in before:
+            _plainly(Tensor.data.__set__, clock, data)  # type: ignore[attr-defined]  # where it was
+            data.copy_(steps)
             clock._see()
         raise ValueError(refused)
     for clock in changed:
         written = clock._written()
         if written is not None:
-            written(clock.data_ptr() != clock._address_seen)
+            _plainly(written, clock._now()[1] != clock._address_seen)  # which uses the clock
         clock._see()
 
 

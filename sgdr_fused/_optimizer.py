@@ -332,11 +332,13 @@ class FusedOptimizer(Optimizer):
             self._changes.note()  # the plans have its address
         self._host_clock.forget()
         _copy_to_others(self.clock, self._clocks)
-        if self._built.plans and self._built.seen is self._changes.plan:
-            for plan in self._built.plans:
+        built = self._built
+        if built.plans and built.seen is self._changes.plan:
+            for plan in built.plans:
                 plan.show()
-        else:
-            _groups.show_from_host(self._param_groups, int(self.clock))
+            if built.seen is self._changes.plan:
+                return
+        _groups.show_from_host(self._param_groups, int(self.clock))
 
     # ---- the step
 
@@ -383,12 +385,8 @@ class FusedOptimizer(Optimizer):
                 built.store_states(as_stepped=True)
                 return loss
         try:
-            for _ in range(_MOST_BUILDS):
-                if built.take_step(self):
-                    break
-                built = self._build()
-            else:
-                raise RuntimeError("the parameters, gradients or groups changed each time that the step was prepared")
+            if not built.take_step(self):
+                built = self._step_anew()
         except BaseException:
             self._changes.note()  # the states that were made for this step are made anew
             raise
@@ -399,6 +397,13 @@ class FusedOptimizer(Optimizer):
         if host_clock.watches:
             host_clock.after_step(self)
         return loss
+
+    def _step_anew(self) -> _plans.Built:
+        for _ in range(_MOST_BUILDS):
+            built = self._build()
+            if built.take_step(self):
+                return built
+        raise RuntimeError("the parameters, gradients or groups changed each time that the step was prepared")
 
     def _build(self) -> _plans.Built:
         new = _plans.built(self)

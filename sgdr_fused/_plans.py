@@ -39,6 +39,7 @@ class Built:
         numbers_seen: what ``Changes.numbers`` was before the groups' numbers were handed to the plans.
         host_reads: (plan, group, hyper, tensor) for each tensor that the host reads at each step.
         conversions: (copy, tensor) for each tensor that the kernels cannot read.
+        needs_upkeep: whether a step has to hand over more than numbers that were written.
         pending: the entries of the state that are stored when the first step has been taken.
     """
 
@@ -52,20 +53,14 @@ class Built:
         self.step: Callable[..., bool] = _step_with_reference
         self.host_reads: list[tuple[AnyPlan, int, int, Tensor]] = []
         self.conversions: list[tuple[Tensor, Tensor]] = []
+        self.needs_upkeep = False
         self.pending: Pending = []
         self.fresh_counts: list[Tensor] = []  # of updates behind what is pending, where no state holds them
         self.on_meta: list[Tensor] = []  # parameters without memory, which take no part
 
-    def bring_up_to_date(self, optimizer: FusedOptimizer) -> None:
-        """Hands over what no kernel reads by itself."""
-        if self.numbers_seen is not optimizer._changes.numbers:
-            seen = optimizer._changes.numbers  # before the numbers are read
-            self._set_numbers(optimizer)
-            self.numbers_seen = seen
-        for plan, group, hyper, tensor in self.host_reads:
-            plan.set_number(group, hyper, float(tensor))
-        for converted, tensor in self.conversions:
-            converted.copy_(tensor.detach())
+    @property
+    def by_reference(self) -> bool:
+        return any(isinstance(plan, ReferencePlan) for plan in self.plans)
 
     def _set_numbers(self, optimizer: FusedOptimizer) -> None:
         for i, group in enumerate(self.groups):
@@ -77,20 +72,31 @@ class Built:
 
     def take_step(self, optimizer: FusedOptimizer) -> bool:
         """One step, unless something is not as it was when the plans were made: then nothing is done."""
-        if self.on_meta and not all(param.is_meta for param in self.on_meta):
-            return False
-        self.bring_up_to_date(optimizer)
-        if self.made_for is not optimizer._changes.plan:
+        if (self.needs_upkeep or self.numbers_seen is not optimizer._changes.numbers) and not self._kept_up(optimizer):
             return False
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         scales = None if scale is None else [on_device("grad_scale", scale, plan) for plan in self.plans]
         founds = None if found_inf is None else [on_device("found_inf", found_inf, plan) for plan in self.plans]
         makes_states = bool(self.pending)
         taken = self.step(self.membership, optimizer._param_groups, self.plans, scales, founds, self.pending)
-        if taken and makes_states and self.membership is not None:
+        if makes_states and taken and self.membership is not None:
             self.made_for = self.membership.seen  # storing the states was a change that these plans know of
             self.seen = None if self.seen is None else self.made_for
         return taken
+
+    def _kept_up(self, optimizer: FusedOptimizer) -> bool:
+        """Hands over what no kernel reads by itself; False where the plans are of no use any more."""
+        if not all(param.is_meta for param in self.on_meta):
+            return False
+        if self.numbers_seen is not optimizer._changes.numbers:
+            seen = optimizer._changes.numbers  # before the numbers are read
+            self._set_numbers(optimizer)
+            self.numbers_seen = seen
+        for plan, group, hyper, tensor in self.host_reads:
+            plan.set_number(group, hyper, float(tensor))
+        for converted, tensor in self.conversions:
+            converted.copy_(tensor.detach())
+        return self.made_for is optimizer._changes.plan
 
     def store_states(self, as_stepped: bool = False) -> None:
         """Stores what is pending, without a step; `as_stepped`: with its first step behind it."""
@@ -143,12 +149,13 @@ def built(optimizer: FusedOptimizer) -> Built:
         new.plans.append(plan)
         new.host_reads += [(plan, *read) for read in reads]
         new.conversions += conversions
-    if shares_memory or any(isinstance(plan, ReferencePlan) for plan in new.plans):
+    if shares_memory or new.by_reference:
         new.seen = None  # to look at everything at each step
+    new.needs_upkeep = bool(new.by_reference or new.host_reads or new.conversions or new.on_meta)
     extension: Any = _backend.load()
     if extension is not None:
         new.membership = extension.Membership(groups, optimizer._aliases(), optimizer._changes, seen)
-        if not any(isinstance(plan, ReferencePlan) for plan in new.plans):
+        if not new.by_reference:
             new.step = extension.step
     return new
 
