@@ -170,9 +170,16 @@ def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor,
 
 
 def memory_fault(tensor: Tensor) -> str:
-    """Why the kernels cannot reach a tensor's elements; empty where they can, and without kernels."""
+    """Why a tensor's elements cannot be reached; empty where they can."""
     extension: Any = _backend.load()
-    return "" if extension is None else extension.memory_fault(tensor)
+    if extension is not None:
+        return extension.memory_fault(tensor)
+    if tensor.layout != torch.strided or tensor.numel() == 0 or tensor.is_meta:
+        return ""  # torch, which computes the reference's steps, says itself what is wrong
+    extent = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    needed = (tensor.storage_offset() + extent + 1) * tensor.element_size()
+    present = tensor.untyped_storage().nbytes()
+    return f"its storage has {present} bytes, where it takes {needed}" if present < needed else ""
 
 
 def check_memory(tensor: Tensor, described: str) -> None:

@@ -18,11 +18,27 @@ import emulation
 import pytest
 import torch
 from bits import bits
-from cases import DEVICE, EMULATED, SCHEDULES, TYPICAL, Case, gradient, ids, make_params, params_of, train
+from cases import (
+    DEVICE,
+    EMULATED,
+    SCHEDULES,
+    TYPICAL,
+    Case,
+    expected_backend,
+    gradient,
+    ids,
+    make_params,
+    params_of,
+    train,
+)
 
 from sgdr_fused import EMA, FusedAdam, FusedSGD
 
 REFUSED = (ValueError, TypeError, RuntimeError)
+pytestmark = pytest.mark.skipif(
+    expected_backend() == "reference",
+    reason="the reference steps by torch's operations, which do not look whether memory is there",
+)
 on_the_cpu = pytest.mark.skipif(DEVICE.type != "cpu", reason="moves the CPU's storages")
 
 # What a step reads or writes, and a user can reach.
