@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from cases import PRETEND
+from cases import EMULATED, PRETEND
 from fuzz.machine import OptimizerMachine
 from hypothesis import HealthCheck, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what an action has to warn of, it looks at itself
 
-EXAMPLES, ACTIONS = 5 if PRETEND else 200, 30
+# What it looks for is in the host's code; there it is fast.
+EXAMPLES, ACTIONS = 5 if PRETEND else 20 if EMULATED else 200, 30
 
 OptimizerMachine.TestCase.settings = settings(
     max_examples=EXAMPLES,
