@@ -22,6 +22,7 @@ from ._messages import warn
 from ._param_checks import ParamSpec, check_apart, check_whole
 from ._param_specs import Pending, SpecBuilder
 from ._reference_plan import ReferencePlan
+from ._tracked import Group
 from .averages import EMA, check_not_swapped, check_schedule
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Built:
     def __init__(self, seen: object) -> None:
         self.seen: object = seen
         self.made_for = seen
-        self.groups: list[Any] = []
+        self.num_groups = 0
         self.numbers_seen: object = None
         self.plans: list[AnyPlan] = []
         self.membership: Any = None
@@ -63,7 +64,9 @@ class Built:
         return any(isinstance(plan, ReferencePlan) for plan in self.plans)
 
     def _set_numbers(self, optimizer: FusedOptimizer) -> None:
-        for i, group in enumerate(self.groups):
+        for i, group in enumerate(optimizer._param_groups[: self.num_groups]):
+            if not isinstance(group, Group):  # the user has put it there: the plans are of no use any more
+                return
             for k, hyper in enumerate(optimizer._hypers):
                 value = hyper.of(group)
                 if isinstance(value, Real):
@@ -131,7 +134,7 @@ def built(optimizer: FusedOptimizer) -> Built:
     )
 
     new = Built(seen)
-    new.groups = list(groups)
+    new.num_groups = len(groups)
     builder = SpecBuilder(optimizer, params)
     specs: dict[torch.device, list[ParamSpec]] = {optimizer._first_device(): []}
     with torch.inference_mode(False), torch.no_grad():

@@ -21,6 +21,7 @@ from bits import bits
 from cases import (
     DEVICE,
     EMULATED,
+    PRETEND,
     SCHEDULES,
     TYPICAL,
     Case,
@@ -205,6 +206,8 @@ def _lazily_conjugated(grad: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_gradient_that_is_negated_when_it_is_read(case: Case, form: Any, steps: int) -> None:
     """Never with the sign that its memory has: honoured or refused."""
+    if PRETEND and form is _lazily_conjugated:
+        pytest.skip("torch's kernels of complex numbers are not there on a pretended GPU")
     opt, twin = (case.fused(make_params((6,)), lr=0.1) for _ in range(2))
     for each in (opt, twin):
         train(each, range(steps))
@@ -392,6 +395,7 @@ def test_gradients_replaced_by_another_thread(size: int) -> None:
     assert param[0].item() == round(param[0].item())
 
 
+@on_the_cpu
 def test_parameters_moved_by_another_thread() -> None:
     """Beside a large step, which lets others run, too: what the step began with, it ends with."""
     param = torch.nn.Parameter(torch.zeros(300_000, device=DEVICE))
