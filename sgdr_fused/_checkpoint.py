@@ -34,6 +34,7 @@ _COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 def state_dict(optimizer: FusedOptimizer) -> dict[str, Any]:
     for pre_hook in optimizer._optimizer_state_dict_pre_hooks.values():
         pre_hook(optimizer)
+    optimizer._take_over()
 
     ids: dict[Tensor, int] = {}
     first = 0
@@ -115,6 +116,7 @@ def load_state_dict(optimizer: FusedOptimizer, state_dict: dict[str, Any]) -> No
             state_dict = replaced
 
     # Everything is made before anything is changed.
+    optimizer._take_over()
     saved_groups = _checked_groups(optimizer, state_dict)
     check_algorithm(optimizer, saved_groups)
     ours = optimizer.param_groups
@@ -288,6 +290,7 @@ def _same_in_all(key: str, saved_groups: list[dict[str, Any]]) -> int | None:
 
 
 def get_state(optimizer: FusedOptimizer) -> dict[str, Any]:
+    optimizer._take_over()
     state: dict[Any, Any] = defaultdict(dict)
     state.update(_stepped_state(optimizer))
     return {

@@ -136,8 +136,8 @@ class FusedOptimizer(Optimizer):
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         _compile.break_where_traced()
-        if self._has_aliases or not all([isinstance(group, Group) for group in self._param_groups]):
-            self._take_over()
+        if self._has_aliases:
+            self._take_over_aliases()
         return self._param_groups
 
     @param_groups.setter
@@ -160,6 +160,9 @@ class FusedOptimizer(Optimizer):
             if not isinstance(group, Group) or self._changes not in group._changes:
                 self._param_groups[i] = _groups.adopted(self, group)
                 self._has_aliases = True
+        self._take_over_aliases()
+
+    def _take_over_aliases(self) -> None:
         for mapping in self._aliased():
             if mapping._alias is not None:
                 mapping.take_over()
@@ -278,7 +281,8 @@ class FusedOptimizer(Optimizer):
             >>> rates
             [1.0, 0.5, 0.0]
         """
-        return [float(group["lr"]) for group in self.param_groups]
+        self._take_over()
+        return [float(group["lr"]) for group in self._param_groups]
 
     def __repr__(self) -> str:
         return representation(self)

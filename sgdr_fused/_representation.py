@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 def representation(optimizer: FusedOptimizer) -> str:
     """As torch's, with Schedules in place of what displays them, the options that are in use, and the clock."""
+    optimizer._take_over()
     lines = [f"{type(optimizer).__name__} ("]
-    for i, group in enumerate(optimizer.param_groups):
+    for i, group in enumerate(optimizer._param_groups):
         lines.append(f"Parameter Group {i}")
         entries = with_schedules(group)
         lines += [f"    {key}: {_shown(entries[key])}" for key in sorted(entries, key=str) if key != "params"]

@@ -121,6 +121,9 @@ REGISTER: dict[str, Callable[[nn.Module, Any, Callback], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Full backward hook is firing"
+)  # of torch's, as no input of the model has a gradient
 @pytest.mark.parametrize("where", REGISTER)
 def test_callbacks(where: str) -> None:
     model = nn.Linear(2, 2).to(DEVICE)
