@@ -39,12 +39,13 @@ def load() -> Any:
         mock.patch.dict(os.environ, {"LD_PRELOAD": ""}),
         _build.torch_build_tools(torch, with_cuda=False) as cpp_extension,
     ):
+        openmp_compile, openmp_link = _build.openmp_flags(again="run the tests again")
         return cpp_extension.load(
             name,
             _build.sources(with_cuda=False) + [str(path) for path in sorted(HERE.glob("*.cpp"))],
             extra_include_paths=[str(HERE / "include"), str(_build.csrc())],
-            extra_cflags=FLAGS + (SANITIZERS if sanitize else []) + _build.openmp_flags(),
-            extra_ldflags=(SANITIZERS[:1] if sanitize else []) + _build.openmp_flags(),
+            extra_cflags=FLAGS + (SANITIZERS if sanitize else []) + openmp_compile,
+            extra_ldflags=(SANITIZERS[:1] if sanitize else []) + openmp_link,
             build_directory=str(folder),
             with_cuda=False,
         )
