@@ -379,7 +379,15 @@ def hammer(stepping: Callable[[], None], replacing: Callable[[], None], seconds:
     return steps
 
 
-@pytest.mark.parametrize("size", [16, pytest.param(300_000, marks=pytest.mark.skipif(EMULATED, reason="slow"))])
+@pytest.mark.parametrize(
+    "size",
+    [
+        16,
+        pytest.param(
+            300_000, marks=pytest.mark.skipif(EMULATED or PRETEND, reason="kernels that are emulated are slow")
+        ),
+    ],
+)
 def test_gradients_replaced_by_another_thread(size: int) -> None:
     """The update is by a gradient that was there, whole: each element moves by as much as the others."""
     param = torch.nn.Parameter(torch.zeros(size, device=DEVICE, dtype=torch.float64))
@@ -411,6 +419,7 @@ def test_parameters_moved_by_another_thread() -> None:
     assert hammer(opt.step, replace) > 3
 
 
+@on_the_cpu
 def test_two_threads_step_one_large_optimizer() -> None:
     """One after the other, so each counts."""
     param = torch.nn.Parameter(torch.zeros(300_000, device=DEVICE))
