@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,7 @@ def make(tmp_path: Path) -> Make:
     log, python = tmp_path / "log", tmp_path / "python"
     python.write_text(PYTHON.format(real=sys.executable, log=log))
     python.chmod(0o755)
-    names = ("FORCE_CUDA", "SGDR_FUSED_CUDA", "TORCH_CUDA_ARCH_LIST", "MAKEFLAGS", "MAKELEVEL", "TORCH", "VENV")
-    clean = {name: value for name, value in os.environ.items() if name not in names}
+    clean = {name: value for name, value in os.environ.items() if not set_for_make(name)}
 
     def call(*arguments: str, fails: str = "", **variables: str) -> list[str]:
         """The commands that were run, shortened to what they are about."""
@@ -50,6 +50,16 @@ def make(tmp_path: Path) -> Make:
         return [short(line) for line in log.read_text().splitlines()]
 
     return call
+
+
+def set_for_make(name: str) -> bool:
+    """Whether an environment variable changes what `make` does: make's own, and what the Makefile reads.
+
+    A `make test` hands the variables of its command line to this process.
+    """
+    own = name.startswith("MAKE") or name in ("MFLAGS", "GNUMAKEFLAGS")
+    makefile = (ROOT / "Makefile").read_text()
+    return own or re.search(rf"^{re.escape(name)} \?=|\$\({re.escape(name)}\)", makefile, re.MULTILINE) is not None
 
 
 def short(line: str) -> str:
