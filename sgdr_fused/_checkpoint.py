@@ -242,9 +242,9 @@ def _loaded_state(
         for name, value in values.items():
             if value is None:  # older torch's SGD without momentum
                 continue
-            if name in names:
-                _param_checks.check_state(param, name, value, described)
             loaded[name] = _loaded_value(optimizer, param, name, value, described)
+            if name in names:  # where the value is now, which a checkpoint of another device's was not
+                _param_checks.check_state(param, name, loaded[name], described)
         if loaded:
             state[param] = loaded
     return State(state)
