@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR
 from workloads import Workload
 
-from sgdr_fused import FusedAdam, FusedSGD, _build
+from sgdr_fused import FusedAdam, FusedSGD
+from sgdr_fused._native import toolchain
 from sgdr_fused.schedules import CosineWarmRestarts, OneCycle
 
 LR, RESTARTS = 1e-3, {"T_0": 100, "T_mult": 2, "eta_min": 1e-6}
@@ -121,7 +122,7 @@ def deepspeed(algorithm: str, schedule: str, model: Model) -> Callable[[], None]
             from deepspeed.ops.adam import DeepSpeedCPUAdam
     except ImportError as error:
         raise UnavailableError("DeepSpeed is not installed: pip install deepspeed") from error
-    with _build.torch_build_tools(torch, with_cuda=False):  # it builds itself at its first use
+    with toolchain.torch_build_tools(torch, with_cuda=False):  # it builds itself at its first use
         opt, scheduler = of_torch(DeepSpeedCPUAdam, algorithm, schedule, model, adamw_mode=False)
 
     def step() -> None:

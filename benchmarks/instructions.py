@@ -24,7 +24,7 @@ from racing import OURS
 from report import ALGORITHMS, WORKLOADS, put, table
 from results import ROOT
 
-from sgdr_fused import _build
+from sgdr_fused._native import toolchain
 
 STEPS = {"mlp": 200, "500x64": 20}
 PAGE = ROOT / "docs" / "performance.md"
@@ -118,7 +118,15 @@ def count() -> dict[Key, Counts]:
     """Instructions per step."""
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/marks.so"
-        build = [*_build.compiler(), "-xc", "-shared", "-fPIC", str(Path(__file__).with_name("marks.c")), "-o", library]
+        build = [
+            *toolchain.compiler(),
+            "-xc",
+            "-shared",
+            "-fPIC",
+            str(Path(__file__).with_name("marks.c")),
+            "-o",
+            library,
+        ]
         if subprocess.run(build).returncode != 0:
             raise SystemExit("benchmarks/marks.c cannot be built: it needs valgrind's headers")
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/counts"]

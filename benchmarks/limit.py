@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgdr_fused import _build
+from sgdr_fused._native import toolchain
 
 # What is timed here runs here: so, unlike the extension's, for this machine's processor.
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
@@ -27,8 +27,8 @@ def _library() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "streams.so")
         source = Path(__file__).with_name("streams.cpp")
-        openmp_compile, openmp_link = _build.openmp_flags(again="run the benchmark again")
-        command = [*_build.compiler(), *FLAGS, *openmp_compile, str(source), "-o", str(library), *openmp_link]
+        openmp_compile, openmp_link = toolchain.openmp_flags(again="run the benchmark again")
+        command = [*toolchain.compiler(), *FLAGS, *openmp_compile, str(source), "-o", str(library), *openmp_link]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 

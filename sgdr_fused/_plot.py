@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import _checks
 from ._messages import shown
-from ._suggestions import RULES
+from .training._suggestions import RULES
 
 if TYPE_CHECKING:
-    from ._range_result import LRFindResult
     from .schedules import Schedule
+    from .training._range_result import LRFindResult
 
 
 def _axes(ax: Any) -> Any:

@@ -13,11 +13,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from . import _checks
-from ._host_clock import require_cycles
+from ._engine.host_clock import require_cycles
 from ._messages import shown
 
 if TYPE_CHECKING:
-    from ._optimizer import FusedOptimizer
+    from .optimizers._base import FusedOptimizer
 
 __all__ = ["EMA", "refreshed_batch_norm"]
 

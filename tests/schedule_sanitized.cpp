@@ -1,11 +1,11 @@
-// schedule_value of csrc/schedules.h alone, for AddressSanitizer and UBSan: reads schedules and
+// schedule_value of csrc/math/schedules.h alone, for AddressSanitizer and UBSan: reads schedules and
 // steps from stdin and prints a value a line, in hexadecimal. Tables lie on the heap in exactly
 // their sizes.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-#include "schedules.h"
+#include "math/schedules.h"
 
 namespace {
 

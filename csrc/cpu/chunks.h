@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "instruction_set.h"
-#include "memory.h"
-#include "threads.h"
+#include "cpu/instruction_set.h"
+#include "cpu/memory.h"
+#include "cpu/threads.h"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 

@@ -1,9 +1,9 @@
 // A step on the CPU: shares of all tensors' elements. No torch.
-#include "../fused_step.h"
+#include "step/fused_step.h"
 
-#include "../clipping.h"
-#include "hypers.h"
-#include "update.h"
+#include "cpu/hypers.h"
+#include "cpu/update.h"
+#include "step/clipping.h"
 
 namespace sgdr_fused::cpu {
 

@@ -1,8 +1,8 @@
 // What becomes of gradients on their way to the update, on the CPU.
 #pragma once
 
-#include "../clipping.h"
-#include "memory.h"
+#include "cpu/memory.h"
+#include "step/clipping.h"
 
 namespace sgdr_fused::cpu {
 

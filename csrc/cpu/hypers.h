@@ -4,7 +4,7 @@
 #include <array>
 #include <vector>
 
-#include "../fused_step.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 

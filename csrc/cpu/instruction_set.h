@@ -1,7 +1,7 @@
 // Loops that are compiled for several instruction sets, of which the machine's best is used.
 #pragma once
 
-#include "../host_device.h"
+#include "math/host_device.h"
 
 namespace sgdr_fused::cpu {
 

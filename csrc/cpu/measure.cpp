@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../prefetch.h"
-#include "chunks.h"
+#include "cpu/chunks.h"
+#include "math/prefetch.h"
 
 namespace sgdr_fused::cpu {
 namespace {

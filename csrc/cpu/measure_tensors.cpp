@@ -1,8 +1,8 @@
 // The norms of each parameter and of its direction, on the CPU. No torch.
-#include "../clipping.h"
-#include "chunks.h"
-#include "gradients.h"
-#include "hypers.h"
+#include "cpu/chunks.h"
+#include "cpu/gradients.h"
+#include "cpu/hypers.h"
+#include "step/clipping.h"
 
 namespace sgdr_fused::cpu {
 namespace {

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../rounding.h"
-#include "../step_args.h"
-#include "instruction_set.h"
+#include "cpu/instruction_set.h"
+#include "math/rounding.h"
+#include "step/args.h"
 
 namespace sgdr_fused::cpu {
 

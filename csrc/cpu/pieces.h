@@ -3,11 +3,11 @@
 
 #include <algorithm>
 
-#include "../fused_step.h"
-#include "../prefetch.h"
-#include "gradients.h"
-#include "instruction_set.h"
-#include "memory.h"
+#include "cpu/gradients.h"
+#include "cpu/instruction_set.h"
+#include "cpu/memory.h"
+#include "math/prefetch.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 

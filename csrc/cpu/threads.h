@@ -5,7 +5,7 @@
 #include <atomic>
 #include <memory>
 
-#include "../fused_step.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 

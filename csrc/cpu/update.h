@@ -6,11 +6,11 @@
 #include <utility>
 #include <vector>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "hypers.h"
-#include "pieces.h"
-#include "threads.h"
+#include "cpu/hypers.h"
+#include "cpu/pieces.h"
+#include "cpu/threads.h"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 

@@ -1,5 +1,5 @@
 // The algorithms of part 2: see update.h. No torch.
-#include "update.h"
+#include "cpu/update.h"
 
 namespace sgdr_fused::cpu {
 

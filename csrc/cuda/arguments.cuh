@@ -6,8 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../fused_step.h"
-#include "launch.cuh"
+#include "cuda/launch.cuh"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
 

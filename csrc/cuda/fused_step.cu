@@ -1,12 +1,12 @@
 // A step on the GPU: the one kernel, its launcher, its instantiations. No torch.
 #include <cuda_runtime.h>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "../prefetch.h"
-#include "arguments.cuh"
-#include "update_dense.cuh"
-#include "work.cuh"
+#include "cuda/arguments.cuh"
+#include "cuda/update_dense.cuh"
+#include "cuda/work.cuh"
+#include "math/prefetch.h"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
 namespace {

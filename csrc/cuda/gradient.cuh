@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
-#include "../dtype.h"
-#include "vector.cuh"
+#include "cuda/vector.cuh"
+#include "math/dtype.h"
 
 namespace sgdr_fused::cuda {
 

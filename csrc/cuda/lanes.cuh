@@ -3,8 +3,8 @@
 
 #include <cuda_runtime.h>
 
-#include "../clipping.h"
-#include "launch.cuh"
+#include "cuda/launch.cuh"
+#include "step/clipping.h"
 
 namespace sgdr_fused::cuda {
 

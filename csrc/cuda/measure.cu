@@ -1,12 +1,12 @@
 // The norm of the gradients on the GPU, launched before the update. No torch.
 #include <cuda_runtime.h>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "arguments.cuh"
-#include "gradient.cuh"
-#include "lanes.cuh"
-#include "vector.cuh"
+#include "cuda/arguments.cuh"
+#include "cuda/gradient.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/vector.cuh"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
 namespace {

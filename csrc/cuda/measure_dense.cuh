@@ -3,9 +3,9 @@
 
 #include <cuda_runtime.h>
 
-#include "lanes.cuh"
-#include "update_element.cuh"
-#include "vector.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/update_element.cuh"
+#include "cuda/vector.cuh"
 
 namespace sgdr_fused::cuda {
 

@@ -4,12 +4,12 @@
 
 #include <type_traits>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "arguments.cuh"
-#include "lanes.cuh"
-#include "measure_dense.cuh"
-#include "work.cuh"
+#include "cuda/arguments.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/measure_dense.cuh"
+#include "cuda/work.cuh"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
 namespace {

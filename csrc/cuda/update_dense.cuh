@@ -3,8 +3,8 @@
 
 #include <cuda_runtime.h>
 
-#include "update_element.cuh"
-#include "vector.cuh"
+#include "cuda/update_element.cuh"
+#include "cuda/vector.cuh"
 
 namespace sgdr_fused::cuda {
 

@@ -1,11 +1,11 @@
 // What a block does to one element, and to a chunk whose operands are not all dense.
 #pragma once
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "../rounding.h"
-#include "gradient.cuh"
-#include "launch.cuh"
+#include "cuda/gradient.cuh"
+#include "cuda/launch.cuh"
+#include "math/rounding.h"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
 

@@ -3,9 +3,9 @@
 
 #include <cuda_runtime.h>
 
-#include "arguments.cuh"
-#include "update_element.cuh"
-#include "vector.cuh"
+#include "cuda/arguments.cuh"
+#include "cuda/update_element.cuh"
+#include "cuda/vector.cuh"
 
 namespace sgdr_fused::cuda {
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "../host_device.h"
+#include "math/host_device.h"
 
 namespace sgdr_fused {
 

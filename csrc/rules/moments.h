@@ -1,7 +1,7 @@
 // The update rules along the first moment of the gradients, over the size of past ones.
 #pragma once
 
-#include "base.h"
+#include "rules/base.h"
 
 namespace sgdr_fused {
 

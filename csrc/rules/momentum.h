@@ -1,7 +1,7 @@
 // The update rules along a momentum buffer.
 #pragma once
 
-#include "base.h"
+#include "rules/base.h"
 
 namespace sgdr_fused {
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _backend, _checks, _plot, reference
+from .. import _checks, _plot, reference
+from .._native import backends
 from . import _sizes
 from ._dicts import read
 
@@ -53,7 +54,7 @@ def _made(kind: str, *fields: Any) -> Schedule:
 
 
 class Kind(IntEnum):
-    """``ScheduleKind`` of csrc/schedules.h, which says what each makes of a segment's numbers."""
+    """``ScheduleKind`` of csrc/math/schedules.h, which says what each makes of a segment's numbers."""
 
     CONSTANT = 0
     COSINE_WARM_RESTARTS = 1
@@ -67,7 +68,7 @@ class Kind(IntEnum):
 
 
 class Segment(NamedTuple):
-    """A curve and the steps at which it holds: ``Segment`` of csrc/schedules.h."""
+    """A curve and the steps at which it holds: ``Segment`` of csrc/math/schedules.h."""
 
     kind: Kind
     mode: int = 0
@@ -281,7 +282,7 @@ class Schedule:
     @functools.cached_property
     def _compiled_cycle_ends(self) -> Any:
         """Their C++ form; there has to be an extension."""
-        extension: Any = _backend.load()
+        extension: Any = backends.load()
         return extension.CompiledSchedule(self._cycle_ends())
 
     @property
@@ -289,7 +290,7 @@ class Schedule:
         """The C++ form, made once; None without an extension."""
         compiled = self.__dict__.get("_cached")
         if compiled is None:
-            extension = _backend.load()
+            extension = backends.load()
             if extension is not None:
                 compiled = extension.CompiledSchedule(self._segments())
                 self._set(_cached=compiled)

@@ -244,7 +244,7 @@ class CosineAnnealing(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.eta_min, self.max_lr, 1.0]
-        # Mode 3: TriangularMode::kCosine of csrc/schedules.h, from its peak on.
+        # Mode 3: TriangularMode::kCosine of csrc/math/schedules.h, from its peak on.
         return Segment(Kind.TRIANGULAR, 3, values, [self.T_max, self.T_max], shift=self.T_max)
 
     def _cycle_ends(self) -> list[Segment]:

@@ -12,7 +12,7 @@ from .. import _checks
 from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
-# To the RampMode of csrc/schedules.h.
+# To the RampMode of csrc/math/schedules.h.
 _STRATEGIES = {"linear": 0, "cos": 2}
 
 

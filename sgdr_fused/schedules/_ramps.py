@@ -48,7 +48,7 @@ class _Ramp(Schedule):
     end: float
     steps: int
 
-    _mode: ClassVar[int]  # RampMode of csrc/schedules.h
+    _mode: ClassVar[int]  # RampMode of csrc/math/schedules.h
 
     def __post_init__(self) -> None:
         self._set(

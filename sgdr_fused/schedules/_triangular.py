@@ -9,7 +9,7 @@ from .. import _checks
 from .._messages import shown
 from ._base import Kind, Schedule, Segment
 
-# In the order of TriangularMode in csrc/schedules.h.
+# In the order of TriangularMode in csrc/math/schedules.h.
 _MODES = ("triangular", "triangular2", "exp_range")
 
 

@@ -1,0 +1,102 @@
+// What 16 bits of storage leave out: kept beside them, or decided by lot.
+#pragma once
+
+#include "math/dtype.h"
+
+namespace sgdr_fused {
+
+// ---- Remainders: a float as a parameter of 16 bits, its nearest, and 16 more. Nothing is lost,
+// and a parameter that somebody else writes takes at most half of its last place along from before.
+
+// BFloat16: the difference of the two as integers. Halves are rounded away from zero, not to even;
+// so the difference is in [-2^15, 2^15).
+SGDR_HOST_DEVICE void split(BFloat16& param, int16_t& remainder, float x) {
+  const uint32_t bits = bits_of(x);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  param.bits = static_cast<uint16_t>(is_nan ? 0x7fc0u : (bits + 0x8000u) >> 16);
+  remainder = static_cast<int16_t>(is_nan ? 0u : bits & 0xffffu);
+}
+SGDR_HOST_DEVICE float join(BFloat16 param, int16_t remainder) {
+  const uint32_t magnitude = param.bits & 0x7fffu;
+  // Of a 0 or an infinity that was not split() off: it would lead to a NaN.
+  const bool stray = (magnitude == 0 && remainder < 0) || (magnitude == 0x7f80u && remainder > 0);
+  const int32_t difference = stray ? 0 : remainder;
+  return float_of((static_cast<uint32_t>(param.bits) << 16) + static_cast<uint32_t>(difference));
+}
+
+// Half: the difference in units of half a float's last place at the parameter's size, 2^-38 at the
+// least. An infinity has none.
+SGDR_HOST_DEVICE uint32_t exponent_of(Half param) {
+  const uint32_t exponent = (param.bits >> 10) & 0x1fu;
+  return exponent == 0 ? 1u : exponent;
+}
+SGDR_HOST_DEVICE void split(Half& param, int16_t& remainder, float x) {
+  store(param, x);
+  const float units = (x - load(param)) * float_of((166u - exponent_of(param)) << 23);
+  // The sum's last place is 1, so its bits are those of the nearest integer.
+  const uint32_t integer = bits_of(units + 12582912.0f);
+  const bool finite = (param.bits & 0x7c00u) != 0x7c00u;
+  remainder = static_cast<int16_t>(finite ? integer & 0xffffu : 0u);
+}
+SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
+  const float unit = float_of((exponent_of(param) + 88u) << 23);
+  const float sum = load(param) + static_cast<float>(remainder) * unit;
+  return remainder == 0 ? load(param) : sum;  // -0 + 0 is 0
+}
+
+// ---- Stochastic rounding: up with the probability that makes the mean right.
+
+// What the lots of a step depend on, with the element and the operand, and nothing else: so they
+// are the same whatever thread, block or vector an element is in.
+struct Lot {
+  uint64_t seed;
+  int64_t clock;
+  int32_t tensor;  // its place in the optimizer
+};
+
+// Elements that share a key.
+constexpr int64_t kCell = 16384;
+constexpr int kLotOperands = 4;
+
+struct LotKey {
+  uint32_t words[kLotOperands];  // of the parameter, and of each state
+};
+
+// Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+// `cell` is an element's index divided by kCell, in the parameter's memory order.
+SGDR_HOST_DEVICE LotKey lot_key(const Lot& lot, int64_t cell) {
+  uint32_t counter[4] = {static_cast<uint32_t>(cell), static_cast<uint32_t>(cell >> 32),
+                         static_cast<uint32_t>(lot.tensor), static_cast<uint32_t>(lot.clock)};
+  uint32_t key[2] = {static_cast<uint32_t>(lot.seed), static_cast<uint32_t>(lot.seed >> 32) ^
+                                                          static_cast<uint32_t>(lot.clock >> 32)};
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = static_cast<uint64_t>(counter[0]) * 0xD2511F53u;
+    const uint64_t b = static_cast<uint64_t>(counter[2]) * 0xCD9E8D57u;
+    counter[0] = static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0];
+    counter[1] = static_cast<uint32_t>(b);
+    counter[2] = static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1];
+    counter[3] = static_cast<uint32_t>(a);
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  return {{counter[0], counter[1], counter[2], counter[3]}};
+}
+
+// 16 random bits for an element of a cell: a hash of its number, counted from where the key says.
+// The hash is "lowbias32" of Wellons' search for 32-bit integer hashes of low bias.
+SGDR_HOST_DEVICE uint32_t lot_bits(uint32_t key, uint32_t element) {
+  uint32_t x = element + key;
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x >> 16;
+}
+
+// `random` is in [0, 2^16).
+SGDR_HOST_DEVICE void store_by_lot(BFloat16& to, float x, uint32_t random) {
+  const uint32_t bits = bits_of(x);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  to.bits = static_cast<uint16_t>(is_nan ? 0x7fc0u : (bits + random) >> 16);
+}
+
+}  // namespace sgdr_fused

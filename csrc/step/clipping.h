@@ -1,0 +1,87 @@
+// What becomes of a gradient before the update, and how a norm is summed up: the only place for
+// either's math.
+#pragma once
+
+#include <cmath>
+
+#include "step/args.h"
+
+namespace sgdr_fused {
+
+// A sum over a chunk is made of so many partial ones: element i is added to number i % kLanes, in
+// order; then the upper half of them is added to the lower until one is left. So the bits do not
+// depend on how many threads, or vectors of which length, do the work, nor on where memory begins.
+// Eight to a thread of a GPU's block, so that it loads 128 bits of any type.
+constexpr int kLanes = 2048;
+
+// Where two sums are made at once, neighbours are added first: pair i of elements is added to
+// number i % kPairLanes. So a thread of a GPU has the registers for both.
+constexpr int kPairLanes = kLanes / 2;
+
+// So many of at most `most` lanes that `count` summands reach them all. The others would add
+// nothing but zeros.
+SGDR_HOST_DEVICE int num_lanes(int most, int64_t count) {
+  int lanes = most;
+  while (lanes > 1 && lanes / 2 >= count) lanes /= 2;
+  return lanes;
+}
+
+template <class T>
+SGDR_HOST_DEVICE T clamped(T grad, T max_value) {
+  const T above = grad > max_value ? max_value : grad;  // a NaN stays one
+  return above < -max_value ? -max_value : above;
+}
+
+// torch.nn.utils.clip_grad_norm_'s factor, with its 1e-6; a NaN where the norm is one.
+SGDR_HOST_DEVICE double clip_coefficient(const Clipping& clipping) {
+  if (clipping.max_norm < 0.0) return 1.0;
+  const double coefficient = clipping.max_norm / (*clipping.norm + 1e-6);
+  return coefficient > 1.0 ? 1.0 : coefficient;
+}
+
+// Whether nothing is to be touched at this step. found_inf is a GradScaler's, or null; any number
+// but 0 means yes: two devices that overflowed add up to 2.
+SGDR_HOST_DEVICE bool skips(const Clipping& clipping, const float* found_inf) {
+  return (found_inf != nullptr && *found_inf != 0.0f) ||
+         (clipping.skipped != nullptr && *clipping.nonfinite);
+}
+
+// 1 / x where that is exact, as for every power of 2 but the outermost: then multiplying by it
+// gives the bits of the division, and takes a fraction of the time. Else 0.
+SGDR_HOST_DEVICE float exact_inverse(float x) {
+  const uint32_t bits = bits_of(x), exponent = bits >> 23 & 0xffu;
+  return (bits & 0x7fffffu) == 0 && exponent > 0 && exponent < 254 ? 1.0f / x : 0.0f;
+}
+
+// What a gradient adds to the sum.
+template <class T>
+struct Square {
+  T scale, inverse, max_value;
+
+  SGDR_HOST_DEVICE Square(const float* grad_scale, const Clipping& clipping)
+      : scale(grad_scale == nullptr ? T(1) : static_cast<T>(*grad_scale)),
+        inverse(grad_scale == nullptr ? T(1) : static_cast<T>(exact_inverse(*grad_scale))),
+        max_value(static_cast<T>(clipping.max_value)) {}
+
+  SGDR_HOST_DEVICE T unscaled(T grad) const {
+    return inverse != T(0) ? grad * inverse : grad / scale;
+  }
+
+  // In double: the square of a float neither overflows nor underflows.
+  SGDR_HOST_DEVICE double operator()(T grad, int& nonfinite) const {
+    const T value = unscaled(grad);
+    nonfinite |= !(value - value == T(0));
+    const double clipped = clamped(value, max_value);
+    return clipped * clipped;
+  }
+};
+
+// What the norm's pass leaves behind, by one thread.
+SGDR_HOST_DEVICE void finish_measure(const Clipping& clipping, double squares, bool nonfinite,
+                                     const float* found_inf) {
+  *clipping.norm = sqrt(squares);
+  *clipping.nonfinite = nonfinite;
+  if (clipping.skipped != nullptr && skips(clipping, found_inf)) ++*clipping.skipped;
+}
+
+}  // namespace sgdr_fused

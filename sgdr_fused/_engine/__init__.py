@@ -1,0 +1,1 @@
+"""What an optimizer does: groups, state, clock, plans, steps, checkpoints."""

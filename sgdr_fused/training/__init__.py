@@ -1,0 +1,1 @@
+"""What goes around a training: the range test, snapshots, batch sizes, rates from curvature."""

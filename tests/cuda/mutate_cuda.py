@@ -1,0 +1,337 @@
+"""Breaks the CUDA sources on purpose, one place at a time, and checks that the tests notice each time.
+
+    python tests/cuda/mutate_cuda.py [--gpu-runner COMMAND] [--jobs N] [NAME ...]
+
+A mutation is caught if the sources still compile and an assertion fails, on values or on counts; a test that ends in
+any other error does not count, nor does one that fails on the sources as they are. Each names the file of tests that
+has to notice, because all of them would take an hour. Most run on the emulated kernels.
+Some only show where accesses are ordered as loosely as a GPU's: for them, --gpu-runner is a command that runs a program
+on a pretend GPU which tracks races.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = "csrc/step/fused_step.h"
+KERNEL = "csrc/cuda/fused_step.cu"
+DENSE = "csrc/cuda/update_dense.cuh"
+MEASURE = "csrc/cuda/measure.cu"
+LANES = "csrc/cuda/lanes.cuh"
+TENSORS = "csrc/cuda/measure_tensors.cu"
+SQUARES = "csrc/cuda/measure_dense.cuh"
+WORK = "csrc/cuda/work.cuh"
+ELEMENT = "csrc/cuda/update_element.cuh"
+ARGUMENTS = "csrc/cuda/arguments.cuh"
+GRADIENT = "csrc/cuda/gradient.cuh"
+REPORT = "report.xml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    name: str
+    old: str
+    new: str
+    path: str = KERNEL
+    is_race: bool = False
+    tests: str = "emulation"  # the file of those that notice
+
+
+MUTATIONS = (
+    Mutation("tail: the last element is left out", "(threadIdx.x); i < count;", "(threadIdx.x); i + 1 < count;", DENSE),
+    Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
+    Mutation("body: the last vector is left out", "i + kCount <= count;", "i + 2 * kCount <= count;", DENSE),
+    Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
+    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE, tests="amp"),
+    Mutation(
+        "gradients in 16 bits: of the other type",
+        "return f(Half{});",
+        "return f(BFloat16{});",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
+    Mutation(
+        "gradients in 16 bits: wrong base",
+        "static_cast<decltype(type)*>(",
+        "static_cast<param_t*>(",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
+    Mutation(
+        "gradients in 16 bits: one is left out",
+        "j < Vector<param_t>::kCount",
+        "j + 1 < kCount",
+        GRADIENT,
+        tests="narrow_gradients",
+    ),
+    Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
+    Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
+    Mutation("chunk: wrong base", "(chunk.index) * size;", "(chunk.index) * (size - 4);", STEP),
+    Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
+    Mutation("chunk: gradient of another tensor", "grads[chunk->tensor - header.first_tensor]", "grads[0]", WORK),
+    Mutation(
+        "strides: threads overlap",
+        "kThreads) {\n    int64_t offsets[2 +",
+        "kThreads / 2) {\n    int64_t offsets[2 +",
+        ELEMENT,
+    ),
+    Mutation("barrier: hyperparameters are read too early", "index);\n  __syncthreads();", "index);"),
+    Mutation(
+        "barrier: scalars are read too early",
+        "}\n    __syncthreads();\n    if (work.grad",
+        "}\n    if (work.grad",
+        is_race=True,
+        tests="groups",
+    ),
+    Mutation(
+        "barrier: the last block does not know it", "  __syncthreads();\n  return last;", "  return last;", ARGUMENTS
+    ),
+    Mutation("ticket: not reset", "atomicInc(ticket, blocks - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
+    Mutation("ticket: the first block takes itself for the last", "== blocks - 1;  //", "== 0;  //", ARGUMENTS),
+    Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True, tests="groups"),
+    Mutation(
+        "fence: none before the ticket",
+        "    __threadfence();\n    last",
+        "    last",
+        ARGUMENTS,
+        is_race=True,
+        tests="groups",
+    ),
+    Mutation("group: always the first", ": group * kMaxHypers + k;", ": k;", WORK, tests="groups"),
+    Mutation(
+        "group: numbers of another one",
+        "numbers[(group - header.first_group) *",
+        "numbers[0 *",
+        WORK,
+        tests="groups",
+    ),
+    Mutation("clock: advanced twice", "*plan.clock = next;", "*plan.clock = next + 1;"),
+    Mutation("clock: advanced by each launch", "if (header.is_last_launch) {", "if (true) {", tests="groups"),
+    Mutation(
+        "clock: the rate shown is the last step's",
+        "(next & 1) * num_hypers",
+        "(clock & 1) * num_hypers",
+        tests="groups",
+    ),
+    Mutation(
+        "ahead: whatever step it was made for",
+        "plan.ahead.steps[step & 1] == step;",
+        "plan.ahead.steps[step & 1] != kNoStep;",
+        WORK,
+        tests="schedules_in_steps",
+    ),
+    Mutation(
+        "ahead: only what the first block makes",
+        "blockIdx.x * kAheadPerBlock +",
+        "0 * kAheadPerBlock +",
+        WORK,
+        tests="groups",
+    ),
+    Mutation(
+        "lots: each block's begin anew",
+        "word += static_cast<uint32_t>(work.begin % kCell)",
+        "word += 0",
+        WORK,
+        tests="stochastic_rounding",
+    ),
+    Mutation("counts: also without a gradient", "if (grads[i] != nullptr) apply(", "if (true) apply(", tests="groups"),
+    Mutation(
+        "counts: also without momentum",
+        "tensor.steps != nullptr && Algorithm::counts(hypers)",
+        "tensor.steps != nullptr",
+        STEP,
+        tests="replaced",
+    ),
+    Mutation(
+        "counts: a product that no step advances",
+        "*tensor.product *= advance.factor",
+        "*tensor.product *= 1.0",
+        STEP,
+        tests="groups",
+    ),
+    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", "", tests="amp"),
+    Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT, tests="clipping"),
+    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", WORK, tests="clipping"),
+    Mutation(
+        "norm: the last element is left out",
+        "i < count; i += kThreads",
+        "i + 1 < count; i += kThreads",
+        MEASURE,
+        tests="nonfinite",
+    ),
+    Mutation(
+        "norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE, tests="nonfinite"
+    ),
+    Mutation(
+        "norm: the sum of another chunk",
+        "clipping.chunks[index] =",
+        "clipping.chunks[blockIdx.x] =",
+        MEASURE,
+        tests="nonfinite",
+    ),
+    Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", LANES),
+    Mutation(
+        "norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE, tests="nonfinite"
+    ),
+    Mutation("norm: finished by each launch", "!header.is_last_launch || ", "", MEASURE, tests="nonfinite"),
+    Mutation("squares: put down for another tensor", "tensors[work.chunk.tensor] =", "tensors[0] =", TENSORS),
+    Mutation("squares: the sums of another chunk", "chunks[work.chunk.index] =", "chunks[0] =", TENSORS),
+    Mutation("squares: a ticket for all tensors", "tickets + work.chunk.tensor", "tickets + 0", TENSORS),
+    Mutation(
+        "squares: only the first chunk", "add_chunks(chunks, count, lanes)", "add_chunks(chunks, 1, lanes)", TENSORS
+    ),
+    Mutation(
+        "squares: the last element is left out", "i < count && i < first + 2", "i + 1 < count && i < first + 2", SQUARES
+    ),
+    Mutation(
+        "squares: every second row is left out", "+= kThreads * kCount) {", "+= 2 * kThreads * kCount) {", SQUARES
+    ),
+    Mutation(
+        "squares: another gradient",
+        "clip_element<T>(g, changes, factors), states",
+        "g, states",
+        SQUARES,
+        tests="clipping",
+    ),
+    Mutation("squares: without the scale", "if (changes.unscales) g = g / factors.scale;", "", SQUARES, tests="amp"),
+    Mutation(
+        "launcher: gradients of another launch",
+        "step.grads + range.first_tensor,",
+        "step.grads,",
+        ARGUMENTS,
+        tests="groups",
+    ),
+    Mutation(
+        "launcher: other numbers", "step.numbers + range.first_group *", "step.numbers + 0 *", ARGUMENTS, tests="groups"
+    ),
+)
+
+
+def copy_checkout(target: Path) -> None:
+    target.mkdir()
+    for name in ("csrc", "sgdr_fused", "tests"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "_C.*.json", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, target)
+
+
+def run_tests(checkout: Path, tests: Sequence[str], is_race: bool, runner: str) -> subprocess.CompletedProcess[str]:
+    """pytest up to the first failure, with a report in the checkout."""
+    command = [*(runner.split() if is_race else []), sys.executable, "-m", "pytest", "-x", "-q", f"--junitxml={REPORT}"]
+    environment = {**os.environ, "SGDR_FUSED_TEST_DEVICE": "cuda" if is_race else "emulated_cuda"}
+    environment.pop("CI", None)  # with it pytest shows all that differs, and looks for it for many minutes
+    (checkout / REPORT).unlink(missing_ok=True)
+    return subprocess.run(
+        [*command, *tests], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def failed_assertion(report: Path) -> tuple[str, str] | None:
+    """The test and the assertion that failed first; None where something else went wrong, or nothing."""
+    if not report.is_file():
+        return None
+    for case in ElementTree.parse(report).iter("testcase"):
+        for failure in [*case.findall("failure"), *case.findall("error")]:
+            message = failure.get("message", "")
+            if re.match(r'(failed on teardown with ")?(AssertionError|assert )', message):
+                file = str(case.get("classname")).replace(".", "/") + ".py"
+                return f"{file}::{case.get('name')}", message.splitlines()[0][:80]
+    return None
+
+
+def prepare_for_races(checkout: Path) -> None:
+    """The CUDA extension, in place, so that a mutation compiles one file; the PTX is what runs."""
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    environment = {**os.environ, "FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0+PTX"}
+    subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
+
+
+class Verdict(NamedTuple):
+    mutation: Mutation
+    caught_by: str | None  # the test
+    text: str
+
+
+def verdict_on(mutation: Mutation, checkouts: queue.Queue[Path], runner: str) -> Verdict:
+    """Whether it is caught, and by what; in whichever checkout is free."""
+    start = time.monotonic()
+    checkout = checkouts.get()
+    path = checkout / mutation.path
+    text = path.read_text()
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        if mutation.is_race:
+            prepare_for_races(checkout)
+        done = run_tests(checkout, [f"tests/test_{mutation.tests}.py"], mutation.is_race, runner)
+        caught = failed_assertion(checkout / REPORT) if done.returncode == 1 else None
+    finally:
+        path.write_text(text)
+        checkouts.put(checkout)
+    by = ": ".join(caught) if caught else f"NOT CAUGHT (exit {done.returncode})\n{done.stdout[-2000:]}"
+    return Verdict(mutation, caught and caught[0], f"{mutation.name} ({time.monotonic() - start:.0f} s): {by}")
+
+
+def fail_anyway(verdicts: Iterable[Verdict], checkout: Path, runner: str) -> bool:
+    """Whether one of the tests that caught something fails on the sources as they are."""
+    for is_race in (False, True):
+        tests = sorted({v.caught_by for v in verdicts if v.caught_by and v.mutation.is_race == is_race})
+        if tests and is_race:
+            prepare_for_races(checkout)
+        done = run_tests(checkout, tests, is_race, runner) if tests else None
+        if done is not None and done.returncode != 0:
+            print(f"fails without a mutation:\n{done.stdout}\n{done.stderr}")
+            return True
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--gpu-runner", default="", help="a command that runs a program on a pretend GPU")
+    parser.add_argument("--jobs", type=int, default=2, help="mutations at a time, each in a checkout of its own")
+    parser.add_argument("names", nargs="*", help="mutations whose names contain one of these; default: all")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not arguments.names or any(name in m.name for name in arguments.names)]
+    for mutation in chosen:
+        if mutation.old not in (ROOT / mutation.path).read_text():
+            print(f"{mutation.name}: {mutation.path} no longer contains {mutation.old!r}")
+            return 1
+    left_out = [m for m in chosen if m.is_race and not arguments.gpu_runner]
+    chosen = [m for m in chosen if m not in left_out]
+    chosen.sort(key=lambda m: not m.is_race)  # which takes longest
+
+    with tempfile.TemporaryDirectory() as scratch:
+        checkouts: queue.Queue[Path] = queue.Queue()
+        for i in range(arguments.jobs):
+            checkout = Path(scratch, f"checkout{i}")
+            copy_checkout(checkout)
+            checkouts.put(checkout)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            running = [pool.submit(verdict_on, m, checkouts, arguments.gpu_runner) for m in chosen]
+            for done in as_completed(running):
+                print(done.result().text, flush=True)
+        verdicts = [done.result() for done in running]
+        unusable = fail_anyway(verdicts, checkouts.get(), arguments.gpu_runner)
+    caught = sum(verdict.caught_by is not None for verdict in verdicts)
+    for mutation in left_out:
+        print(f"{mutation.name}: not run, needs --gpu-runner")
+    print(f"{caught} of {len(chosen)} mutations caught")
+    return 0 if caught == len(chosen) and not unusable else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
