@@ -116,17 +116,15 @@ REGISTER: dict[str, Callable[[nn.Module, Any, Callback], Any]] = {
     "after any optimizer's step": lambda m, o, c: torch_optimizer.register_optimizer_step_post_hook(c.on_step),
     "forward": lambda m, o, c: m.register_forward_hook(c.on_step),
     "before forward": lambda m, o, c: m.register_forward_pre_hook(c.on_step),
-    "backward": lambda m, o, c: m.register_full_backward_pre_hook(c.on_step),
+    "backward": lambda m, o, c: m[-1].register_full_backward_pre_hook(c.on_step),
     "partial": lambda m, o, c: o.register_step_post_hook(functools.partial(c.on_step, 1)),
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Full backward hook is firing"
-)  # of torch's, as no input of the model has a gradient
 @pytest.mark.parametrize("where", REGISTER)
 def test_callbacks(where: str) -> None:
-    model = nn.Linear(2, 2).to(DEVICE)
+    # Two layers: torch warns of a backward hook where no input of the module has a gradient.
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(DEVICE)
     optimizer = FusedSGD(model.parameters(), lr=0.1)
     callback = Callback(model)
     handle = REGISTER[where](model, optimizer, callback)
