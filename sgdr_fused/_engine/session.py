@@ -34,15 +34,15 @@ class Session:
         rounding_seed: that of stochastic rounding; None without it.
         measured: what the last step has measured.
         groups: the parameter groups.
-        state: by parameter.
+        state: the state of each parameter.
         changes: what was written to groups and state.
-        has_aliases: whether a group, or what was there when the plans were made, may stand for a dict of the user's.
-        built: the plans.
+        has_aliases: whether a mapping may stand for a dict of the user's, as far as was known when plans were made.
+        built: the plans, and what they were made from.
         captured_plans: plans that are of no use any more, but whose addresses a captured graph holds.
-        clocks: the steps taken.
-        counts: what the averages are of.
+        clocks: how many steps were taken.
+        counts: how many weights the averages are of.
         host_clock: what the host knows of the clock, and the hooks that it calls.
-        swapped: refers to what lives while the averages stand for the weights.
+        swapped: refers to an object that lives as long as the averages stand for the weights.
     """
 
     def __init__(
