@@ -1,19 +1,16 @@
-"""Clipping of gradients, and the guard against those that are not finite: see their options in _options.py."""
+"""Clipping of gradients, and the guard against those that are not finite: see their options in options.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import reference
 from .options import Options
-
-if TYPE_CHECKING:
-    from ..optimizers._base import FusedOptimizer
 
 
 def measures(options: Options) -> bool:
@@ -24,8 +21,8 @@ def measures(options: Options) -> bool:
 def needs_norm(options: Options, of_params: bool) -> str | None:
     """What needs a norm, in words for an error: an option, or the algorithm, which takes that `of_params`."""
     for key in ("max_grad_norm", "error_if_nonfinite", "skip_nonfinite"):
-        if options[key] is not None and options[key] is not False:  # type: ignore[literal-required]
-            return f"{key}={options[key]!r}"  # type: ignore[literal-required]
+        if options[key] is not None and options[key] is not False:
+            return f"{key}={options[key]!r}"
     return "the algorithm, which measures each parameter," if of_params else None
 
 
@@ -52,14 +49,20 @@ class Measured:
         return self._norm, self._skipped
 
 
-def for_plan(
-    optimizer: FusedOptimizer, device: torch.device
-) -> tuple[float, float, bool, Tensor | None, Tensor | None]:
-    """(max_value, max_norm, raises, norm, skipped): ClippingSpec in csrc/plan/plan.h."""
-    options = optimizer._options
+class ClippingSpec(NamedTuple):
+    """What a plan knows of clipping: ``ClippingSpec`` in csrc/plan."""
+
+    max_value: float
+    max_norm: float  # < 0: gradients are not scaled
+    raises: bool
+    norm: Tensor | None
+    skipped: Tensor | None
+
+
+def for_plan(options: Options, measured: Measured, device: torch.device) -> ClippingSpec:
     max_value, max_norm = options["max_grad_value"], options["max_grad_norm"]
-    norm, skipped = optimizer._measured.on(device) if measures(options) else (None, None)
-    return (
+    norm, skipped = measured.on(device) if measures(options) else (None, None)
+    return ClippingSpec(
         math.inf if max_value is None else max_value,
         -1.0 if max_norm is None or math.isinf(max_norm) else max_norm,  # an infinite one only measures
         options["error_if_nonfinite"],
@@ -68,32 +71,31 @@ def for_plan(
     )
 
 
-def norm_of(optimizer: FusedOptimizer) -> Tensor:
-    """See FusedOptimizer.grad_norm."""
-    if not measures(optimizer._options):
+def norm_of(options: Options, measured: Measured, device: torch.device) -> Tensor:
+    """The norm of the gradients at the last step; an AttributeError where no option needs it."""
+    if not measures(options):
         raise AttributeError("grad_norm is not measured: it needs max_grad_norm, which may be math.inf")
-    return optimizer._measured.on(optimizer._first_device())[0]
+    return measured.on(device)[0]
 
 
-def skipped_of(optimizer: FusedOptimizer) -> Tensor:
-    """See FusedOptimizer.skipped_steps."""
-    if not optimizer._options["skip_nonfinite"]:
+def skipped_of(options: Options, measured: Measured, device: torch.device) -> Tensor:
+    """How many steps were skipped; an AttributeError where none are."""
+    if not options["skip_nonfinite"]:
         raise AttributeError("skipped_steps is not counted: it needs skip_nonfinite=True")
-    return optimizer._measured.on(optimizer._first_device())[1]
+    return measured.on(device)[1]
 
 
 def by_reference(
-    optimizer: FusedOptimizer, grads: list[Tensor], device: torch.device, found_inf: Tensor | None
+    options: Options, measured: Measured, grads: list[Tensor], device: torch.device, found_inf: Tensor | None
 ) -> list[Tensor] | None:
     """A step's gradients, already unscaled, as the update is to see them; None: the step is to be skipped."""
-    options = optimizer._options
     skipped = found_inf is not None and float(found_inf) != 0
-    clipped, measured = reference.clip(grads, max_norm=options["max_grad_norm"], max_value=options["max_grad_value"])
+    clipped, norm = reference.clip(grads, max_norm=options["max_grad_norm"], max_value=options["max_grad_value"])
     if measures(options):
-        norm, count = optimizer._measured.on(device)
-        norm.fill_(measured)
-        if options["error_if_nonfinite"] and not skipped and not math.isfinite(measured):
-            raise RuntimeError(f"error_if_nonfinite: the norm of the gradients is {measured}; the step was not taken")
+        written, count = measured.on(device)
+        written.fill_(norm)
+        if options["error_if_nonfinite"] and not skipped and not math.isfinite(norm):
+            raise RuntimeError(f"error_if_nonfinite: the norm of the gradients is {norm}; the step was not taken")
         if options["skip_nonfinite"]:
             skipped = skipped or not all(bool(grad.isfinite().all()) for grad in grads)
             count += int(skipped)

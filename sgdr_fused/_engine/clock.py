@@ -1,10 +1,10 @@
-"""The optimizer's clock: a tensor that tells when it is written to, and refuses what is no number of steps."""
+"""The clock: a tensor that says when it is written to, and refuses what is no number of steps; and its copies."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,8 +12,11 @@ from torch import Tensor
 from .._checks import MAX_STEP
 from .compiling import untraced
 
-# Beside those whose names end in an underscore, and `out=`.
+# These methods write, beside those whose names end in an underscore and those that are given `out=`.
 _WRITING = {"__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__ifloordiv__", "__imod__", "__ipow__"}
+
+# A session's method, which the clock may outlive; it is told whether the clock's memory is another than before.
+Written: TypeAlias = weakref.WeakMethod[Callable[[bool], None]]
 
 
 @untraced()
@@ -27,14 +30,14 @@ class Clock(Tensor):
 
     _version_seen: int
     _address_seen: int
-    _written: weakref.WeakMethod[Callable[[bool], None]]
+    _written: Written
 
     @staticmethod
-    def make(steps: int, device: torch.device, written: Callable[[bool], None]) -> Clock:
+    def make(steps: int, device: torch.device, written: Written) -> Clock:
         with torch.inference_mode(False):
             clock = torch.tensor(steps, dtype=torch.int64, device=device).as_subclass(Clock)
         clock._see()
-        clock._written = weakref.WeakMethod(written)
+        clock._written = written
         return clock
 
     def _now(self) -> tuple[int, int]:
@@ -75,7 +78,7 @@ def _plainly(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _data_of(clock: Clock) -> Tensor:
-    """Its memory as a plain tensor."""
+    """The clock's memory as a plain tensor."""
     return _plainly(Tensor.data.__get__, clock)  # type: ignore[attr-defined]
 
 
@@ -108,3 +111,31 @@ def _fault(clock: Tensor) -> str | None:
         return None  # it cannot be read now; schedules have a value for every integer
     steps = int(clock)
     return None if 0 <= steps <= MAX_STEP else f"clock must be in [0, 2**61], got {steps}"
+
+
+class StepCount:
+    """A number of steps, with a copy on each device that reads it. Whoever is told of a write copies it to the others.
+
+    Args:
+        written: is called after each write to one of the copies.
+    """
+
+    def __init__(self, written: Written) -> None:
+        self._written = written
+        self.copies: dict[torch.device, Clock] = {}
+
+    def on(self, device: torch.device) -> Clock:
+        if device not in self.copies:
+            clock = Clock.make(int(next(iter(self.copies.values()), 0)), device, self._written)
+            self.copies.setdefault(device, clock)  # a signal handler may have asked for it meanwhile
+        return self.copies[device]
+
+    def let_go_of_others(self, devices: set[torch.device]) -> None:
+        """Keeps the copies on these devices alone."""
+        for device in self.copies.keys() - devices:
+            del self.copies[device]
+
+    def copy_to_others(self, source: Clock) -> None:
+        for copy in self.copies.values():
+            if copy is not source:
+                copy.data.copy_(source.as_subclass(Tensor))

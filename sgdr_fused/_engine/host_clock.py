@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from .._messages import shown, warn
-
-if TYPE_CHECKING:
-    from ..optimizers._base import FusedOptimizer
-    from ..schedules import Schedule
+from ..schedules import Schedule
+from .cycles import require_cycles, schedule_of
+from .options import Options
 
 CycleEndHook = Callable[[Any, int], Any]  # (optimizer, index of the cycle)
+
+
+class Stepping(Protocol):
+    """What has the clock, and takes the steps: an optimizer's session."""
+
+    groups: list[dict[str, Any]]
+    options: Options
+
+    @property
+    def clock(self) -> Tensor: ...
+
+    def first_device(self) -> torch.device: ...
 
 
 class HostClock:
@@ -38,12 +50,12 @@ class HostClock:
         self._forgotten = object()  # another each time
 
     def forget(self) -> None:
-        """The clock is no longer what the host knows."""
+        """Notes that the clock is no longer what the host knows."""
         self._forgotten = object()
         self._known = None
 
-    def add(self, optimizer: FusedOptimizer, hook: CycleEndHook) -> RemovableHandle:
-        require_cycles(optimizer, "a cycle-end hook")
+    def add(self, session: Stepping, hook: CycleEndHook) -> RemovableHandle:
+        require_cycles(session.groups, "a cycle-end hook")
         handle = RemovableHandle(self.hooks)
         self.hooks[handle.id] = hook
         self.forget()  # steps without hooks were not counted
@@ -51,7 +63,7 @@ class HostClock:
         return handle
 
     def look_out_for(self, schedules: list[Schedule]) -> None:
-        """From here on these schedules stand for rates."""
+        """Notes which schedules stand for rates from here on."""
         ends = {schedule: schedule.last_step for schedule in schedules if schedule.last_step is not None}
         left = [(last, schedule) for schedule, last in ends.items() if schedule not in self._warned]
         self._ends = sorted(left, key=lambda end: end[0])
@@ -59,49 +71,51 @@ class HostClock:
             self.forget()
         self.watches = bool(self.hooks or self._ends)
 
-    def before_step(self, optimizer: FusedOptimizer) -> None:
+    def before_step(self, session: Stepping, may_be_skipped: bool) -> None:
+        """Counts the step that comes; `may_be_skipped`: a GradScaler may have found an infinite gradient."""
         self.watches = bool(self.hooks or self._ends)
         if not self.watches:  # the hooks were removed
             return
         known = self._known
-        if _is_capturing(optimizer):  # the clock stays where it is, and cannot be read
+        if _is_capturing(session):  # the clock stays where it is, and cannot be read
             if known is not None:
                 known.is_exact = False
             return
-        if known is None or (self.hooks and schedule_of(optimizer) is not known.schedule):
-            known = self._look(optimizer)
+        if known is None or (self.hooks and schedule_of(session.groups) is not known.schedule):
+            known = self._look(session)
         if self._ends and known.count > self._ends[0][0]:
-            known = self._warn(optimizer, known)
+            known = self._warn(session, known)
         known.count += 1
-        if optimizer._options["skip_nonfinite"] or getattr(optimizer, "found_inf", None) is not None:
+        if session.options["skip_nonfinite"] or may_be_skipped:
             known.is_exact = False
 
-    def after_step(self, optimizer: FusedOptimizer) -> None:
+    def after_step(self, session: Stepping, owner: object) -> None:
+        """Calls the hooks, with the owner of the session, where a cycle has ended."""
         known = self._known
         if not self.hooks or known is None or known.cycle_end is None or known.count < known.cycle_end:
             return
-        if _is_capturing(optimizer):
+        if _is_capturing(session):
             return
         schedule, ended = known.schedule, known.cycle_end
         # It is more where replays of a graph went through the end: then nothing is called.
-        if self._look(optimizer).count == ended and schedule is not None:
+        if self._look(session).count == ended and schedule is not None:
             index = schedule.cycle(ended - 1)[0]
             for hook in tuple(self.hooks.values()):
-                hook(optimizer, index)
+                hook(owner, index)
 
-    def _look(self, optimizer: FusedOptimizer) -> _Known:
-        """Reads the clock; again where a signal handler writes to it meanwhile."""
+    def _look(self, session: Stepping) -> _Known:
+        """Reads the clock, and reads it again where a signal handler has written to it meanwhile."""
         while True:
             forgotten = self._forgotten
-            known = _Known(int(optimizer.clock), schedule_of(optimizer))
+            known = _Known(int(session.clock), schedule_of(session.groups))
             self._known = known
             if self._forgotten is forgotten:
                 return known
 
-    def _warn(self, optimizer: FusedOptimizer, known: _Known) -> _Known:
-        """Of the schedules whose last step is behind us, if it is so."""
+    def _warn(self, session: Stepping, known: _Known) -> _Known:
+        """Warns of the schedules whose last step is behind the clock."""
         if not known.is_exact:
-            known = self._look(optimizer)
+            known = self._look(session)
         step = known.count
         while self._ends and step > self._ends[0][0]:
             last, schedule = self._ends.pop(0)
@@ -121,7 +135,7 @@ class _Known:
     Attributes:
         count: the clock, or more than it.
         is_exact: whether it is the clock.
-        schedule: by whose cycles the optimizer goes.
+        schedule: the one whose cycles the optimizer goes by.
         cycle_end: what the clock is when the cycle has ended; None: it never does.
     """
 
@@ -131,25 +145,5 @@ class _Known:
         self.cycle_end = None if length is None else clock - position + length
 
 
-def schedule_of(optimizer: FusedOptimizer) -> Schedule | None:
-    """Whose cycles the optimizer goes by: the first Schedule that stands for a group's lr."""
-    schedules = (group.get("lr_schedule") for group in optimizer._param_groups)
-    return next((schedule for schedule in schedules if schedule is not None), None)
-
-
-def require_cycles(optimizer: FusedOptimizer, what: str) -> None:
-    """Raises where nothing of the learning rate's ever comes to the end of a cycle."""
-    schedule = schedule_of(optimizer)
-    if schedule is None:
-        rates = [group.get("lr") for group in optimizer._param_groups]
-        got = shown(rates[0]) if len(rates) == 1 else shown(rates)
-        raise ValueError(f"{what} needs a Schedule for lr, got {got}")
-    if not schedule.has_cycles:
-        raise ValueError(
-            f"{what} needs a Schedule with cycles for lr, such as CosineWarmRestarts, got {shown(schedule)}, "
-            "no cycle of which ever ends"
-        )
-
-
-def _is_capturing(optimizer: FusedOptimizer) -> bool:
-    return optimizer._first_device().type == "cuda" and torch.cuda.is_current_stream_capturing()
+def _is_capturing(session: Stepping) -> bool:
+    return session.first_device().type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -12,7 +12,7 @@ import torch
 from .. import _checks
 from .._messages import shown
 from ..averages import Average, check_average
-from .validation import STATE_DTYPES
+from .dtypes import STATE_DTYPES
 
 
 class Options(TypedDict, total=False):
@@ -103,7 +103,7 @@ OPTIONS = {
 
 
 def checked_options(options: Any, of: str = "a fused optimizer", arguments: Iterable[str] = ()) -> Options:
-    """All of them, with the defaults for those that are not given. `of` and its `arguments` are for the error."""
+    """All options, with the defaults for those that are not given. Errors name `of`, and look into its `arguments`."""
     for name in options.keys() - OPTIONS.keys():
         meant = difflib.get_close_matches(name, [*arguments, *OPTIONS], n=1)
         hint = f"; did you mean {meant[0]}?" if meant else ""
@@ -127,5 +127,5 @@ def checked_options(options: Any, of: str = "a fused optimizer", arguments: Iter
 
 
 def new_seed() -> int:
-    """By torch's generator, so that torch.manual_seed() decides."""
+    """Draws a seed from torch's generator, so that torch.manual_seed() decides on it."""
     return int(torch.randint(2**53, (), device="cpu"))  # so many fit any number that a checkpoint is written with

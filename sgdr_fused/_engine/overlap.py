@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-# That are looked at: what is not decided by then counts as shared.
+# So many sums are looked at. What is not decided by then counts as shared.
 _MOST_SUMS = 20_000
 
 

@@ -1,34 +1,86 @@
-"""What becomes of an entry that is assigned to a parameter group, and of a dict that becomes a group."""
+"""Parameter groups: what becomes of an entry that is assigned to one, and of a dict that becomes one."""
 
 from __future__ import annotations
 
-import difflib
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from .._messages import shown, warn
 from ..schedules import Schedule
 from . import displays, hyperparameters, states_only
+from .compiling import untraced
 from .hyperparameters import SCHEDULE_KEYS, first, is_plain, with_first
-from .options import OPTIONS
-from .tracked import Group
+from .session import Session
+from .tracked import TrackedDict
 from .validation import listed, real_device
 
-if TYPE_CHECKING:
-    from ..optimizers._base import FusedOptimizer
+
+@untraced()
+class Group(TrackedDict):
+    """A parameter group. What is assigned to it passes each session that holds it, which checks and normalises it."""
+
+    warned = False  # that a Schedule was replaced by a number
+
+    def _sessions(self) -> list[Session]:
+        holders = [changes.holder() for changes in self.told]
+        return [holder for holder in holders if isinstance(holder, Session)]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        sessions = self._sessions()
+        entries: dict[str, Any] = {} if sessions else {key: value}  # without one this is a plain dict
+        only_numbers = True
+        for session in sessions:
+            found, numbers = assignment(session, self, key, entries.get(key, value))
+            entries.update(found)
+            only_numbers = only_numbers and numbers
+        if entries:
+            self.store(entries, only_numbers)
+            self.show(entries)
+
+    def show(self, entries: dict[str, Any]) -> None:
+        """Brings the displays among the entries up to date: a signal handler may have moved the clock meanwhile."""
+        for value in entries.values():
+            tensor = first(value)
+            for session in self._sessions() if displays.display_of(tensor) is not None else ():
+                session.show(tensor)
+
+    def __delitem__(self, key: str) -> None:
+        if self._sessions() and key.endswith("_schedule") and self[key] is not None:
+            raise ValueError(f"group[{key!r}] is read-only; assign to group[{key.removesuffix('_schedule')!r}] instead")
+        super().__delitem__(key)
+
+
+def set_groups(session: Session, groups: list[dict[str, Any]]) -> None:
+    """Puts these in the place of the session's groups. The list stays the caller's, as in torch."""
+    groups = groups if isinstance(groups, list) else list(groups)
+    groups[:] = [adopted(session, group) for group in groups]
+    session.set_groups(groups)
+
+
+def take_over(session: Session) -> None:
+    """Makes groups of the dicts that the user has put into the list, and fetches what was written to aliases."""
+    for i, group in enumerate(session.groups):
+        if not isinstance(group, Group) or session.changes not in group.told:
+            session.groups[i] = adopted(session, group)
+            session.has_aliases = True
+    session.take_over_aliases()
 
 
 def adopted(
-    optimizer: FusedOptimizer, given: dict[str, Any], values: dict[str, Any] | None = None, *, new: bool = False
+    session: Session, given: dict[str, Any], values: dict[str, Any] | None = None, *, new: bool = False
 ) -> Group:
-    """A group of the optimizer's with the entries of `given`, or with `values`, which are those completed.
+    """Makes a group of the session's, with the entries of `given`, or with `values`, which are those completed.
 
-    A Group stays the object that it is, also where another optimizer holds it. Another dict is the user's: torch would
+    A Group stays the object that it is, also where another session holds it. Another dict is the user's: torch would
     keep it, and so the Group stands for it.
     """
-    if isinstance(given, Group) and optimizer._changes in given._changes:
+    if isinstance(given, Group) and session.changes in given.told:
         return given
     values = dict(given) if values is None else values
     if "params" not in values:
@@ -37,7 +89,7 @@ def adopted(
     found: dict[str, Any] = {"params": None}  # the first one, as in torch
     for key, value in values.items():
         if key not in SCHEDULE_KEYS.values():
-            found.update(assignment(optimizer, group, key, value, params=values["params"], new=new)[0])
+            found.update(assignment(session, group, key, value, params=values["params"], new=new)[0])
     for key, schedule_key in SCHEDULE_KEYS.items():
         found.setdefault(schedule_key, None)
         named = values.get(schedule_key)
@@ -47,16 +99,16 @@ def adopted(
             raise _read_only(schedule_key, named)
         _warn_of_number(group, key, named, found.get(key))
     if new:
-        optimizer._check_group(found)
+        session.algorithm.check_group(found)
     group.store(found)
-    group.tell(optimizer._changes)
+    group.tell(session.changes)
     if group is not given:
         group.stand_for(given)
     return group
 
 
 def assignment(
-    optimizer: FusedOptimizer, group: Group, key: str, value: Any, *, params: Any = None, new: bool = False
+    session: Session, group: Group, key: str, value: Any, *, params: Any = None, new: bool = False
 ) -> tuple[dict[str, Any], bool]:
     """Checks what is assigned to group[key]. Returns the entries to store, and whether only numbers change by them.
 
@@ -68,13 +120,13 @@ def assignment(
         raise _read_only(key, value)
     if key == "differentiable" and value:
         raise ValueError(f"differentiable must be False, got {shown(value)}: a fused step has no backward")
-    if key in {hyper.key for hyper in optimizer._hypers}:
-        return _hyper_assignment(optimizer, group, key, value, group.get("params", params), new)
+    if key in {hyper.key for hyper in session.algorithm.hypers}:
+        return _hyper_assignment(session, group, key, value, group.get("params", params), new)
     if key == "params":
         return {key: value if isinstance(value, list) else listed(value)}, False
-    if key not in optimizer.defaults:
+    if key not in session.defaults:
         return {key: value}, True
-    return {key: optimizer._checked_constant(group, key, value)}, False
+    return {key: _checked_constant(session, group, key, value)}, False
 
 
 def _read_only(schedule_key: str, value: Any) -> ValueError:
@@ -83,11 +135,11 @@ def _read_only(schedule_key: str, value: Any) -> ValueError:
 
 
 def _hyper_assignment(
-    optimizer: FusedOptimizer, group: Group, key: str, value: Any, params: Any, new: bool
+    session: Session, group: Group, key: str, value: Any, params: Any, new: bool
 ) -> tuple[dict[str, Any], bool]:
     schedule_key = SCHEDULE_KEYS[key]
     if key == "lr" and key in group and states_only.asked():
-        optimizer._changes.note()  # so that the step that follows comes to where states are made
+        session.changes.note()  # so that the step that follows comes to where states are made
         return {}, True
     if key == "betas" and isinstance(value, list):
         value = tuple(value)  # what is edited in place would go unnoticed
@@ -96,7 +148,7 @@ def _hyper_assignment(
     schedule = first(value) if isinstance(first(value), Schedule) else None
     if display is not None:
         if displays.was_written(first(value)):
-            raise _written_display(optimizer, group, key, first(value))
+            raise _written_display(session, group, key, first(value))
         schedule = display.schedule
     hyperparameters.check(key, value if schedule is None else with_first(value, schedule), new=new)
     if schedule is None:
@@ -106,8 +158,8 @@ def _hyper_assignment(
         if old_schedule is not None:
             _warn_of_number(group, key, old_schedule, value)
         return {key: value, schedule_key: None}, only_numbers
-    step = optimizer._steps_taken()
-    device = _device_of(optimizer, params)
+    step = session.steps_taken()
+    device = _device_of(session, params)
     tensor = first(value)
     if display is not None and tensor.device == device and displays.stands_in(tensor, group):
         displays.show(tensor, step)  # the clock may have moved while it stood nowhere
@@ -119,18 +171,18 @@ def _hyper_assignment(
     return {key: with_first(value, tensor), schedule_key: schedule}, False
 
 
-def _device_of(optimizer: FusedOptimizer, params: Any) -> Any:
-    """That of a group's first parameter."""
+def _device_of(session: Session, params: Any) -> Any:
+    """The device of a group's first parameter."""
     param = params[0] if isinstance(params, list) and params else None
-    return real_device(param) if isinstance(param, Tensor) else optimizer._first_device()
+    return real_device(param) if isinstance(param, Tensor) else session.first_device()
 
 
-def _written_display(optimizer: FusedOptimizer, group: Group, key: str, tensor: Tensor) -> RuntimeError:
+def _written_display(session: Session, group: Group, key: str, tensor: Tensor) -> RuntimeError:
     """What to raise for a display that was written in place and is assigned; it displays its Schedule again."""
     display, value = displays.display_of(tensor), tensor.item()
     assert display is not None
     if display.holder is not None and display.holder() is group:
-        displays.show(tensor, optimizer._steps_taken())
+        displays.show(tensor, session.steps_taken())
         displays.accept_writes(tensor)
     scaled = f'0.1 * g["{key}_schedule"]'
     scaled = f'({scaled}, g["betas"][1])' if key == "betas" else scaled
@@ -141,23 +193,8 @@ def _written_display(optimizer: FusedOptimizer, group: Group, key: str, tensor: 
     )
 
 
-def check_displays(groups: list[Any]) -> None:
-    """Raises for a display that was written in place and is not assigned."""
-    for i, group in enumerate(groups):
-        for key, schedule_key in SCHEDULE_KEYS.items():
-            if group.get(schedule_key) is None:
-                continue
-            tensor = first(group[key])
-            if displays.display_of(tensor) is not None and displays.was_written(tensor):
-                raise RuntimeError(
-                    f"group {i}: the tensor in group[{key!r}] only displays what {shown(group[schedule_key])} gives, "
-                    f"and was written in place, to {tensor.item()!r} (a torch scheduler does that); to replace the "
-                    f"Schedule, assign to group[{key!r}]"
-                )
-
-
 def _warn_of_number(group: Group, key: str, schedule: Schedule, value: Any) -> None:
-    """Once a group: a Schedule is replaced by something that is none."""
+    """Warns, once for a group, that a Schedule is replaced by something that is none."""
     if group.warned:
         return
     factor = f'0.1 * g["{key}_schedule"]'
@@ -168,47 +205,42 @@ def _warn_of_number(group: Group, key: str, schedule: Schedule, value: Any) -> N
     group.warned = True
 
 
-def check_keys(optimizer: FusedOptimizer, group: dict[str, Any]) -> None:
-    """Raises for entries of a new group that would be ignored, and were meant for something."""
-    known = [*optimizer.defaults, "params"]
-    for key in group:
-        if key in OPTIONS:
-            raise ValueError(
-                f"{key} must be given to {type(optimizer).__name__}(...), not to a group: it is of the whole "
-                f"optimizer, got {shown(group[key])} in a group"
-            )
-        meant = difflib.get_close_matches(str(key), known, n=1, cutoff=0.85)
-        if key not in known and meant and not str(key).endswith("_schedule"):
-            warn(f"{type(optimizer).__name__} has no {key!r}, and ignores it in a group; did you mean {meant[0]!r}?")
-
-
-def show_from_host(groups: list[Any], step: int) -> None:
-    """Brings all displays up to date, without a plan."""
-    for group in groups:
-        for key, schedule_key in SCHEDULE_KEYS.items():
-            tensor = first(group.get(key))
-            if group.get(schedule_key) is not None and displays.display_of(tensor) is not None:
-                displays.show(tensor, step)
-
-
-def follow_devices(optimizer: FusedOptimizer, groups: list[Group]) -> None:
+def follow_devices(session: Session, groups: list[Group]) -> None:
     """Makes displays anew where a group's parameters have moved to another device."""
     for group in groups:
-        device = _device_of(optimizer, group["params"])
+        device = _device_of(session, group["params"])
         for key, schedule_key in SCHEDULE_KEYS.items():
             value, schedule = group.get(key), group.get(schedule_key)
             if schedule is not None and displays.display_of(first(value)) and first(value).device != device:
                 group[key] = with_first(value, schedule)
 
 
-def check_complete(optimizer: FusedOptimizer, i: int, group: dict[str, Any]) -> None:
+def check_complete(session: Session, i: int, group: dict[str, Any]) -> None:
     """Raises where a group lacks an entry that a step needs."""
-    needed = {*(hyper.key for hyper in optimizer._hypers), *optimizer._constants, "params"}
+    needed = {*(hyper.key for hyper in session.algorithm.hypers), *session.algorithm.constants, "params"}
     if missing := sorted(needed - group.keys()):
-        raise ValueError(f"group {i} lacks {missing}: param_groups need the entries of {type(optimizer).__name__}")
+        raise ValueError(f"group {i} lacks {missing}: param_groups need the entries of {session.class_name}")
 
 
-def checked_flag(key: str, value: Any) -> bool:
+def _checked_constant(session: Session, group: Group, key: str, value: Any) -> Any:
+    """What is stored for an entry that is no hyperparameter."""
+    algorithm = session.algorithm
+    value = algorithm.fixed.get(key, value)
+    algorithm.check_constant(key, value)
+    if isinstance(session.defaults[key], bool) and key not in ("differentiable", "capturable"):
+        value = _checked_flag(key, value)
+    state_name = algorithm.meanings.get(key)
+    if state_name is None or group.get(key, value) == value:
+        return value
+    if any(state_name in session.state.get(param, ()) for param in group["params"]):
+        raise ValueError(
+            f"{key} cannot change from {group[key]!r} to {value!r} while the group's parameters have a {state_name}, "
+            "which means another thing in either; remove it from the state first"
+        )
+    return value
+
+
+def _checked_flag(key: str, value: Any) -> bool:
     """A constant that is True or False, from what Python and NumPy have for it."""
     if isinstance(value, bool):
         return value

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._messages import shown
 from .hyperparameters import SCHEDULE_KEYS, with_first
 from .options import OPTIONS
+from .param_groups import take_over
+from .session import Session
 
-if TYPE_CHECKING:
-    from ..optimizers._base import FusedOptimizer
 
-
-def representation(optimizer: FusedOptimizer) -> str:
-    """As torch's, with Schedules in place of what displays them, the options that are in use, and the clock."""
-    optimizer._take_over()
-    lines = [f"{type(optimizer).__name__} ("]
-    for i, group in enumerate(optimizer._param_groups):
+def representation(session: Session) -> str:
+    """What torch shows, with Schedules in place of what displays them, the options that are in use, and the clock."""
+    take_over(session)
+    lines = [f"{session.class_name} ("]
+    for i, group in enumerate(session.groups):
         lines.append(f"Parameter Group {i}")
         entries = with_schedules(group)
         lines += [f"    {key}: {_shown(entries[key])}" for key in sorted(entries, key=str) if key != "params"]
-    options = {key: value for key, value in optimizer._options.items() if value != OPTIONS[key]}
+    options = {key: value for key, value in session.options.items() if value != OPTIONS[key]}
     if options:
         lines.append("Options")
         lines += [f"    {key}: {shown(value)}" for key, value in sorted(options.items())]
-    return "\n".join([*lines, f"clock: {optimizer._steps_taken()}", ")"])
+    return "\n".join([*lines, f"clock: {session.steps_taken()}", ")"])
 
 
 def with_schedules(group: dict[str, Any]) -> dict[str, Any]:

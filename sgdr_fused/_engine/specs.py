@@ -1,24 +1,21 @@
-"""What a plan has to know of each parameter; states that are missing are made here, and put in place by the step."""
+"""Makes the specs of parameters, and the states that are missing, which the step puts in place."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _checks
 from .._native import backends
+from . import param_state
+from .param_state import BESIDE, NUMBERS, Number, ParamSpec, memory_of
+from .plan import Pending
+from .session import Session
 from .tracked import ParamState
-from .validation import ParamSpec, average_dtype, check_grad, check_param, check_state, kept_beside
-
-if TYPE_CHECKING:
-    from ..optimizers._base import FusedOptimizer
-
-# Dicts, and the entries that go into each when the step has been taken.
-Pending = list[tuple[dict[Any, Any], dict[Any, Any]]]
+from .validation import check_grad, check_param, check_state
 
 
 class SpecBuilder:
@@ -29,127 +26,129 @@ class SpecBuilder:
         fresh_counts: the counts of updates behind them, 0, where the state has no ``step``.
     """
 
-    def __init__(self, optimizer: FusedOptimizer, params: list[Tensor]) -> None:
+    def __init__(self, session: Session, params: list[Tensor]) -> None:
         self.pending: Pending = []
         self.fresh_counts: list[Tensor] = []
         self._new_states: dict[Tensor, ParamState] = {}
-        self._optimizer = optimizer
+        self._session = session
         self._sizes = Counter(param.device for param in params)
         self._free_counts: dict[torch.device, Iterator[Tensor]] = {}
 
-    def spec(self, param: Tensor, group: int, number: int, name: str) -> ParamSpec:
-        """The spec of a parameter: that of a group, the optimizer's with this number, `name` in errors."""
-        optimizer = self._optimizer
-        values = optimizer._param_groups[group]
-        names = optimizer._state_names(values)
-        check_param(param, name, optimizer._options)
+    def spec(self, param: Tensor, group: int, index: int, name: str) -> ParamSpec:
+        """The spec of a parameter: that of a group, the optimizer's with this index, `name` in errors."""
+        algorithm, options = self._session.algorithm, self._session.options
+        values = self._session.groups[group]
+        names = algorithm.state_names(values)
+        check_param(param, name, options)
         grad = param.grad
+        result = ParamSpec(param, memory_of(param), group, index, grad=None if grad is None else memory_of(grad))
         if grad is not None:
             check_grad(param, grad, name)
             check_memory(grad, f"the gradient of {name}")
             check_memory(param, name)
         elif memory_fault(param):  # it may have none while it takes no part, as in some forms of sharding
-            return ParamSpec(param, group, False, None, [], None, None, None, None, number)
-        beside = kept_beside(param, optimizer._options)
-        wanted = (*names, *beside)
+            result.active = False
+            return result
+        wanted = (*names, *param_state.beside_names(param, options))
         if not wanted:
-            return ParamSpec(param, group, True, grad, [], None, None, None, None, number)
-        old = dict.get(optimizer._state, param)
+            return result
+        old = dict.get(self._session.state, param)
         held = {} if old is None else dict(old)  # once, for a signal handler may change it
         present = [key for key in wanted if held.get(key) is not None]
         if grad is None and not present:
-            return ParamSpec(param, group, False, None, [], None, None, None, None, number)
+            result.active = False
+            return result
         if set(present) & set(names) and not set(names) <= set(present):
             raise ValueError(f"state of {name} has {present} but lacks {sorted(set(names) - set(present))}")
 
         new: dict[str, Any] = {}
         for key in wanted:
             if key not in present:
-                new[key] = first_value(optimizer, values, param, key)
+                new[key] = param_state.new_state(algorithm, options, values, param, key)
         entries = {**held, **new}
         for key in wanted:
             check_state(param, key, entries[key], name)
             check_memory(entries[key], f"state[{key!r}] of {name}")
-        states = [entries[key] for key in names]
-        if len({s.dtype for s in states}) > 1:
-            raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in states]}")
-
-        steps = product = None
+        result.states = [memory_of(entries[key]) for key in names]
+        if len({s.dtype for s in result.states}) > 1:
+            raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in result.states]}")
+        for key in wanted:
+            if key in BESIDE:
+                setattr(result, key, memory_of(entries[key]))
         if names:
-            stepped = names[0] in present
-            steps = self._steps(param, old, entries, new, stepped, name)
-            product = self._product(param, entries, new, stepped, name)
-        self._keep(param, old, entries, new, steps)
-        average, remainder = (entries[key] if key in beside else None for key in ("average", "remainder"))
-        return ParamSpec(param, group, True, grad, states, average, remainder, steps, product, number)
+            self._count(result, old, entries, new, names[0] in present, name)
+        self._keep(param, old, entries, new, names[:1], result.steps)
+        return result
 
     def finish(self) -> Pending:
-        """All that is pending."""
+        """The entries of the state that are to be stored when the step has been taken."""
         if self._new_states:
-            state = self._optimizer._state
-            if state._alias is not None:
-                self.pending.append((state._alias, {**self._new_states}))
+            state = self._session.state
+            if state.alias is not None:
+                self.pending.append((state.alias, {**self._new_states}))
             self.pending.append((state, {**self._new_states}))
         return self.pending
 
     def _keep(
-        self, param: Tensor, old: ParamState | None, entries: dict[str, Any], new: dict[str, Any], steps: Tensor | None
-    ) -> None:
-        state = old
-        if state is None:
-            state = self._new_states[param] = ParamState(entries)
-            for changes in self._optimizer._state._changes:
-                state.tell(changes)
-        elif new:
-            if state._alias is not None:
-                self.pending.append((state._alias, new))
-            self.pending.append((state, new))
-        state.count_for(entries.get("momentum_buffer"), steps)
-
-    def _steps(
         self,
         param: Tensor,
         old: ParamState | None,
         entries: dict[str, Any],
         new: dict[str, Any],
+        counted: tuple[str, ...],
+        steps: Tensor | None,
+    ) -> None:
+        state = old
+        if state is None:
+            state = self._new_states[param] = ParamState(entries)
+            for changes in self._session.state.told:
+                state.tell(changes)
+        elif new:
+            if state.alias is not None:
+                self.pending.append((state.alias, new))
+            self.pending.append((state, new))
+        key = counted[0] if counted else None
+        state.count_for(key, None if key is None else entries.get(key), steps)
+
+    def _count(
+        self,
+        spec: ParamSpec,
+        old: ParamState | None,
+        entries: dict[str, Any],
+        new: dict[str, Any],
         stepped: bool,
         name: str,
+    ) -> None:
+        """The numbers of the parameter's updates: entries of its state, or kept beside it."""
+        algorithm = self._session.algorithm
+        for field, number in NUMBERS.items():
+            key = number.key(algorithm)
+            if key is None:
+                continue
+            in_state = number.in_state(algorithm)
+            value: Any = entries.get(key) if in_state else getattr(old, field, None)
+            if value is None and in_state and stepped:
+                raise ValueError(f"state of {name} has {sorted(entries)} but lacks {key!r}")
+            if not _is_number_on(spec.identity.device, value):
+                value = self._number(number, key, value, spec.identity, in_state, stepped, name)
+                if in_state:
+                    new[key] = entries[key] = value
+            setattr(spec, field, value)
+
+    def _number(
+        self, number: Number, key: str, value: Any, param: Tensor, in_state: bool, stepped: bool, name: str
     ) -> Tensor:
-        """The count of the parameter's updates, which is an entry of its state where the algorithm has one."""
-        has_step = self._optimizer._has_step
-        steps: Any = entries.get("step") if has_step else getattr(old, "steps", None)
-        if steps is None:
-            if has_step and stepped:
-                raise ValueError(f"state of {name} has {sorted(entries)} but lacks 'step'")
-            steps = 1 if stepped else 0  # a buffer that came from elsewhere has its first step behind it
-        if not _is_number_on(param.device, steps):
-            count = _checks.count(f"state['step'] of {name}", steps)
-            if has_step:
-                steps = torch.tensor(count, dtype=torch.float64, device=param.device)
-                new["step"] = entries["step"] = steps
-            else:
-                steps = self._counted(count, param.device)
-                if not stepped:
-                    self.fresh_counts.append(steps)
-        return steps
+        if value is None:  # a buffer that came from elsewhere has its first step behind it
+            value = 1 if stepped else number.first
+        checked = number.checked(f"state[{key!r}] of {name}", value)
+        if in_state:
+            return param_state.new_number(checked, param)
+        count = self._counted(checked, param.device)
+        if not stepped:
+            self.fresh_counts.append(count)
+        return count
 
-    def _product(
-        self, param: Tensor, entries: dict[str, Any], new: dict[str, Any], stepped: bool, name: str
-    ) -> Tensor | None:
-        """The product of the factors of the parameter's updates, an entry of its state, where the algorithm has one."""
-        key = self._optimizer._product
-        if key is None:
-            return None
-        product: Any = entries.get(key)
-        if stepped and product is None:
-            raise ValueError(f"state of {name} has {sorted(entries)} but lacks {key!r}")
-        if not _is_number_on(param.device, product):
-            number = 1.0 if product is None else _checks.fraction(f"state[{key!r}] of {name}", product)
-            product = torch.tensor(number, dtype=torch.float64, device=param.device)
-            new[key] = entries[key] = product
-        return product
-
-    def _counted(self, value: int, device: torch.device) -> Tensor:
+    def _counted(self, value: float, device: torch.device) -> Tensor:
         """A count of updates that no user sees. They lie side by side in memory, since a step reads them all."""
         if device not in self._free_counts:
             zeros = torch.zeros(self._sizes[device], dtype=torch.float64, device=device)
@@ -158,16 +157,6 @@ class SpecBuilder:
         if value:
             count.fill_(value)
         return count
-
-
-def first_value(optimizer: FusedOptimizer, group: dict[str, Any], param: Tensor, key: str) -> Tensor:
-    """What is in a state before the parameter's first step."""
-    if key == "average":  # up to now the parameter was what it is, whatever was averaged of others
-        return param.detach().to(average_dtype(param), copy=True)
-    if key == "remainder":
-        return torch.zeros_like(param, dtype=torch.int16, memory_format=torch.preserve_format)
-    value, dtype = optimizer._initial_value(group, key), optimizer._options["state_dtype"]
-    return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format)
 
 
 def memory_fault(tensor: Tensor) -> str:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import defaultdict
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from .compiling import untraced
-from .displays import display_of
 
 _MISSING = object()
 
 
+class Holder(Protocol):
+    """What holds the mappings: an optimizer's session."""
+
+    def let_go_of_plans(self) -> None:
+        """Forgets what was made from the mappings, with the memory of what may have been taken away."""
+
+
 class Changes:
-    """What was written: one per optimizer, known to all mappings that it holds.
+    """What was written: one per session, known to all mappings that it holds.
 
     Who uses what was written remembers the object that ``plan`` or ``numbers`` was before it looked; another object
     there means that something was written since. So nothing has to be reset, and a signal handler or an interrupt
     between any two lines loses nothing.
     """
 
-    __slots__ = ("numbers", "optimizer", "plan")
+    __slots__ = ("holder", "numbers", "plan")
 
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = weakref.ref(optimizer)  # which holds us
+    def __init__(self, holder: Holder) -> None:
+        self.holder = weakref.ref(holder)  # which holds us
         self.plan = object()  # something that a plan is made from
         self.numbers = object()  # only numbers, which a step passes by value
 
@@ -35,16 +41,16 @@ class Changes:
         if only_numbers:
             return
         self.plan = object()
-        optimizer = self.optimizer()
-        if optimizer is not None:
-            optimizer._let_go_of_plans()  # with the memory of what may have been taken away
+        holder = self.holder()
+        if holder is not None:
+            holder.let_go_of_plans()
 
 
 @untraced()
-class TrackedDict(dict):
-    """A dict that notes its changes in the ``Changes`` of each optimizer that holds it.
+class TrackedDict(dict[Any, Any]):
+    """A dict that notes its changes in the ``Changes`` of each session that holds it.
 
-    It is made like a dict, and then it is one, until an optimizer is told to it.
+    It is made like a dict, and then it is one, until it is told of a session.
 
     It may stand for a dict of the user's, its alias, as torch would keep that one: what is written here is written
     there too, and ``take_over`` fetches what the user has written there.
@@ -54,9 +60,19 @@ class TrackedDict(dict):
     _alias: dict[Any, Any] | None = None
 
     def tell(self, changes: Changes) -> None:
-        """From here on an optimizer hears of what is written."""
+        """Lets a session hear of what is written from here on."""
         if changes not in self._changes:
-            self._changes = (*(c for c in self._changes if c.optimizer() is not None), changes)
+            self._changes = (*(c for c in self._changes if c.holder() is not None), changes)
+
+    @property
+    def told(self) -> tuple[Changes, ...]:
+        """The ``Changes`` of the sessions that hear of what is written."""
+        return self._changes
+
+    @property
+    def alias(self) -> dict[Any, Any] | None:
+        """The user's dict that this one stands for."""
+        return self._alias
 
     def stand_for(self, alias: dict[Any, Any]) -> None:
         dict.update(alias, self)
@@ -153,7 +169,7 @@ class TrackedDict(dict):
 class ParamState(TrackedDict):
     """The state of one parameter."""
 
-    _counted: tuple[Any, Tensor | None] = (None, None)
+    _counted: tuple[str | None, Any, Tensor | None] = (None, None, None)
 
     @property
     def steps(self) -> Tensor | None:
@@ -161,20 +177,21 @@ class ParamState(TrackedDict):
 
         None where that is not known, because the buffer that was counted for is no longer there.
         """
-        buffer, steps = self._counted
-        return steps if self.get("momentum_buffer") is buffer else None
+        key, buffer, steps = self._counted
+        return steps if self.get(key) is buffer else None
 
-    @steps.setter
-    def steps(self, steps: Tensor | None) -> None:
-        self.count_for(self.get("momentum_buffer"), steps)
+    @property
+    def counted(self) -> str | None:
+        """The key of the buffer that the updates are counted for."""
+        return self._counted[0]
 
-    def count_for(self, buffer: Any, steps: Tensor | None) -> None:
-        """From here on `steps` counts the updates behind `buffer`, which may not be an entry yet."""
-        self._counted = (buffer, steps)
+    def count_for(self, key: str | None, buffer: Any, steps: Tensor | None) -> None:
+        """Lets `steps` count the updates behind `buffer`, which may not be an entry under `key` yet."""
+        self._counted = (key, buffer, steps)
 
 
 @untraced()
-class State(TrackedDict, defaultdict):
+class State(TrackedDict, defaultdict[Any, Any]):
     """``Optimizer.state``: parameter -> ParamState, made when it is asked for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -217,41 +234,3 @@ class State(TrackedDict, defaultdict):
         return defaultdict(dict, self)
 
     __copy__ = copy
-
-
-@untraced()
-class Group(TrackedDict):
-    """A parameter group. What is assigned to it passes each optimizer that holds it, which checks and normalises it."""
-
-    warned = False  # that a Schedule was replaced by a number
-
-    def optimizers(self) -> list[Any]:
-        return [optimizer for changes in self._changes if (optimizer := changes.optimizer()) is not None]
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        optimizers = self.optimizers()
-        entries: dict[str, Any] = {} if optimizers else {key: value}  # without one this is a plain dict
-        only_numbers = True
-        for optimizer in optimizers:
-            found, numbers = optimizer._assignment(self, key, entries.get(key, value))
-            entries.update(found)
-            only_numbers = only_numbers and numbers
-        if entries:
-            self.store(entries, only_numbers)
-            self.show(entries)
-
-    def show(self, entries: dict[str, Any]) -> None:
-        """Brings the displays among the entries up to date: a signal handler may have moved the clock meanwhile."""
-        for value in entries.values():
-            tensor = value[0] if isinstance(value, tuple) and value else value
-            for optimizer in self.optimizers() if display_of(tensor) is not None else ():
-                optimizer._show(tensor)
-
-    def __delitem__(self, key: str) -> None:
-        if self.optimizers() and key.endswith("_schedule") and self[key] is not None:
-            raise ValueError(f"group[{key!r}] is read-only; assign to group[{key.removesuffix('_schedule')!r}] instead")
-        super().__delitem__(key)

@@ -1,9 +1,9 @@
-"""What can be optimized: checks of parameters, gradients and states, and what a plan then knows of each."""
+"""What can be optimized: checks of parameters, gradients and states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,71 +11,14 @@ from torch.nn import Module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._messages import shown, warn
+from .dtypes import GRAD_DTYPES, STATE_DTYPES
+from .options import Options
 from .overlap import has_elements, overlaps_itself, shares_elements, span_of
-from .tracked import Group
-
-if TYPE_CHECKING:
-    from .options import Options
-
-# The storage that kernels exist for: the parameter's, and then its states'.
-STATE_DTYPES = {
-    torch.float32: (torch.float32, torch.bfloat16),
-    torch.float64: (torch.float64,),
-    torch.bfloat16: (torch.bfloat16, torch.float32),
-    torch.float16: (torch.float16, torch.float32),
-}
-# What the gradient of such a parameter may be stored in.
-GRAD_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {dtype: (dtype,) for dtype in STATE_DTYPES}
-GRAD_DTYPES[torch.float32] += (torch.bfloat16, torch.float16)
-
-
-def average_dtype(param: Tensor) -> torch.dtype:
-    """That of the arithmetic: in 16 bits, what one step adds would be rounded away."""
-    return torch.promote_types(param.dtype, torch.float32)
-
-
-def kept_beside(param: Tensor, options: Options) -> tuple[str, ...]:
-    """The entries of a parameter's state that are the options', not the algorithm's."""
-    average = () if options["average"] is None else ("average",)
-    has_remainder = options["master_weights"] and param.dtype in (torch.bfloat16, torch.float16)
-    return (*average, "remainder") if has_remainder else average
-
-
-class ParamSpec(NamedTuple):
-    """What a plan knows of a parameter."""
-
-    param: Tensor
-    group: int
-    active: bool  # may get a gradient: has its state
-    grad: Tensor | None
-    states: list[Tensor]
-    average: Tensor | None
-    remainder: Tensor | None
-    steps: Tensor | None  # 0-dim float64: updates behind it
-    product: Tensor | None  # 0-dim float64: of the factors of those
-    number: int  # its place in the optimizer
-
-
-def groups_of(params: Any) -> list[Any]:
-    """What a constructor was given as params, as a list of groups."""
-    if isinstance(params, Module):
-        raise TypeError(f"params must be tensors, got a {type(params).__name__}; pass model.parameters()")
-    if isinstance(params, Tensor):
-        raise TypeError(f"params must be a list of tensors, got one of shape {tuple(params.shape)}; pass [tensor]")
-    if isinstance(params, dict):
-        raise TypeError(f"params must be a list of groups, got a dict: {shown(params)}; pass [group]")
-    if isinstance(params, (str, bytes, set)) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be an ordered collection of tensors or groups, got {shown(params)}")
-    given = list(params)
-    if not given:
-        used_up = isinstance(params, Iterator)
-        reason = "; it gives its tensors once, and was used up: call model.parameters() anew" if used_up else ""
-        raise ValueError(f"params must not be empty, got {shown(params)}{reason}")
-    return given if isinstance(given[0], dict) else [Group(params=given)]
+from .param_state import dtypes_of
 
 
 def listed(params: Any) -> list[Any]:
-    """The entry "params" of a group as a list; its elements are not looked at."""
+    """Makes a list of a group's entry "params"; its elements are not looked at."""
     if isinstance(params, Tensor):
         return [params]
     if isinstance(params, Module):
@@ -89,7 +32,7 @@ def listed(params: Any) -> list[Any]:
 
 
 def real_device(param: Tensor) -> torch.device:
-    """Where numbers that belong to a parameter are; on the CPU while the parameter is on meta, which holds none."""
+    """The device of the numbers that belong to a parameter; the CPU while it is on meta, which holds none."""
     return torch.device("cpu") if param.device.type == "meta" else param.device
 
 
@@ -161,8 +104,7 @@ def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
 
 
 def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
-    beside = {"average": (average_dtype(param),), "remainder": (torch.int16,)}
-    dtypes = beside.get(key, STATE_DTYPES[param.dtype])
+    dtypes = dtypes_of(param, key)
     described = f"state[{key!r}] of {name} (shape {tuple(param.shape)}, {param.dtype}, {param.device})"
     if not isinstance(value, Tensor):
         raise TypeError(f"{described} must be a tensor, got {shown(value)}")

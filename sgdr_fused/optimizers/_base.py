@@ -1,10 +1,8 @@
-"""What all fused optimizers share: groups, hyperparameters, the clock and the step."""
+"""The base class of the fused optimizers: torch's interface, in front of a session."""
 
 from __future__ import annotations
 
-import warnings
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -14,15 +12,15 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .. import averages
-from .._engine import build_plan, checkpoint, clipping, compiling, displays, param_groups, states_only, validation
-from .._engine.clipping import Measured
-from .._engine.clock import Clock
-from .._engine.host_clock import CycleEndHook, HostClock
-from .._engine.hyperparameters import Hyper
+from .._engine import checkpoint, clipping, compiling, cycles, load_checkpoint, new_groups, param_groups, swap_average
+from .._engine.algorithm import Algorithm
+from .._engine.algorithm_of import Kin, candidate
+from .._engine.host_clock import CycleEndHook
 from .._engine.options import Options, checked_options, new_seed
 from .._engine.representation import representation
-from .._engine.tracked import Changes, Group, ParamState, State, TrackedDict
+from .._engine.session import Session
+from .._engine.step import take_step
+from .._engine.tracked import State
 from .._messages import shown
 from .._native import backends
 from ..averages import Average
@@ -31,143 +29,50 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-# For a step: a second one where something has changed, and more where signal handlers change things meanwhile.
-_MOST_BUILDS = 100
-
-
 @compiling.untraced(but=("state", "param_groups"))
 class FusedOptimizer(Optimizer):
-    """Base class. A subclass names its algorithm (csrc/rules/all.h), its entries and its state."""
+    """Base class. A subclass has torch's signature and docstring, and declares its algorithm."""
 
-    # The algorithm's name, its hypers and constants in the order of its enums, in C++.
-    _algorithm: ClassVar[str]
-    _hypers: ClassVar[tuple[Hyper, ...]]
-    _constants: ClassVar[tuple[str, ...]]
-    # Whether the state has `step`; else the count of a parameter's updates is kept beside it.
-    _has_step: ClassVar[bool]
-    # The entry of the state, in [0, 1], that counted steps multiply by a factor of the algorithm's, if any.
-    _product: ClassVar[str | None] = None
-    # Whether the update needs the norm of each parameter.
-    _measures_params: ClassVar[bool] = False
-    # Entries that torch's class does not have, and what a checkpoint without them means.
-    _beyond_torch: ClassVar[Mapping[str, Any]] = {}
-    _param_groups: list[dict[str, Any]]
+    _algorithm: ClassVar[Algorithm]
+    _session: Session
     _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
 
     def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
-        self._reset()
-        self._options = checked_options(options, type(self).__name__, defaults)
-        self._rounding_seed = new_seed() if self._options["stochastic_rounding"] else None
-        self._measured = Measured()
-        super().__init__(validation.groups_of(params), defaults)
-        averages.check_schedule(self)
+        checked = checked_options(options, type(self).__name__, defaults)
+        seed = new_seed() if checked["stochastic_rounding"] else None
+        self._session = Session(self._algorithm, type(self).__name__, checked, seed)
+        super().__init__(new_groups.groups_of(params), defaults)
+        cycles.check_average(checked, self._session.groups)
 
-    def _reset(self) -> None:
-        """The fields that neither a pickle nor a deepcopy carries."""
-        self._changes = Changes(self)
-        self._param_groups = []
-        self._state = State()
-        self._built = build_plan.Built(None)
-        self._captured_plans: list[build_plan.AnyPlan] = []  # a graph holds their addresses
-        self._has_aliases = False
-        self._swapped: weakref.ref[Any] | None = None  # to what lives while the averages stand for the weights
-        self._clocks: dict[torch.device, Clock] = {}
-        self._counts: dict[torch.device, Clock] = {}
-        self._host_clock = HostClock()
-
-    # ---- what a subclass defines
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """The state tensors of a parameter in this group, in the order of the kernel's."""
-        raise NotImplementedError
-
-    def _initial_value(self, group: dict[str, Any], name: str) -> float:
-        """What the elements of that state are before the first step."""
-        return 0.0
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        """Raises for a bad value of an entry that is no hyperparameter."""
-        raise NotImplementedError
-
-    @classmethod
-    def _family(cls) -> str:
-        """What the algorithms have in common of which one may go on from another's checkpoint."""
-        return cls._algorithm
-
-    def _kernel_constant(self, key: str, value: Any) -> float:
-        """What the kernels get for one of `_constants`."""
-        return float(value)
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises for entries that do not go together, in a group that is being added."""
-
-    def _reference_update(
-        self, spec: validation.ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]
-    ) -> None:
-        """One parameter's update by reference.py, its states and steps included."""
-        raise NotImplementedError
-
-    # ---- state and groups: whatever is put there becomes a mapping that tells of changes
+    # ---- what torch keeps on an optimizer
 
     @property
-    def state(self) -> State:  # type: ignore[override]
-        return self._state
+    def defaults(self) -> dict[str, Any]:  # an attribute, in torch
+        return self._session.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self._session.defaults = value
+
+    @property
+    def state(self) -> State:
+        return self._session.state
 
     @state.setter
     def state(self, value: dict[Any, Any]) -> None:
-        state = value if isinstance(value, State) else State(value)
-        state.tell(self._changes)
-        if state is not value:
-            state.stand_for(value)
-            self._has_aliases = True
-        self._changes.note()
-        self._state = state
-        self._changes.note()
+        self._session.set_state(value)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         compiling.break_where_traced()
-        if self._has_aliases:
-            self._take_over_aliases()
-        return self._param_groups
+        session = self._session
+        if session.has_aliases:
+            session.take_over_aliases()
+        return session.groups
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        groups = groups if isinstance(groups, list) else list(groups)
-        groups[:] = [param_groups.adopted(self, group) for group in groups]  # the list stays the caller's, as in torch
-        self._changes.note()
-        self._param_groups = groups
-        self._has_aliases = True
-        self._changes.note()
-
-    def _aliased(self) -> list[TrackedDict]:
-        """What may stand for a dict of the user's."""
-        mappings = [*self._param_groups, self._state, *self._state.values()]
-        return [mapping for mapping in mappings if isinstance(mapping, (Group, State, ParamState))]
-
-    def _take_over(self) -> None:
-        """Makes groups of the dicts that the user has put into the list, and fetches what was written to aliases."""
-        for i, group in enumerate(self._param_groups):
-            if not isinstance(group, Group) or self._changes not in group._changes:
-                self._param_groups[i] = param_groups.adopted(self, group)
-                self._has_aliases = True
-        self._take_over_aliases()
-
-    def _take_over_aliases(self) -> None:
-        for mapping in self._aliased():
-            if mapping._alias is not None:
-                mapping.take_over()
-
-    def _aliases(self) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-        """(ours, the user's) for each mapping that stands for one of the user's."""
-        return [(ours, ours._alias) for ours in self._aliased() if ours._alias is not None] if self._has_aliases else []
-
-    def _let_go_of_aliases(self) -> None:
-        """So that no step looks for what nobody can write any more. The state's alias holds those of the parameters."""
-        mappings = self._aliased()
-        for mapping in [self._state, *mappings]:
-            mapping.let_go_of_alias()
-        self._has_aliases = any(mapping._alias is not None for mapping in mappings)
+        param_groups.set_groups(self._session, groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch. Entries that it lacks are the constructor's, Schedules included.
@@ -177,35 +82,7 @@ class FusedOptimizer(Optimizer):
         Raises:
             ValueError, TypeError: for a bad value or parameter, naming it; nothing is changed.
         """
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {shown(param_group)}")
-        values = {**param_group, "params": validation.listed(param_group.get("params"))}
-        taken = {p for group in self._param_groups for p in group["params"]}
-        validation.check_params(values["params"], taken, self._options)
-        param_groups.check_keys(self, values)
-        newcomer: Any = _Newcomer(self.defaults, list(self._param_groups))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "optimizer contains a parameter group with duplicate")  # see check_params
-            Optimizer.add_param_group(newcomer, values)
-        params = [param for group in newcomer.param_groups for param in group["params"]]
-        clipping.check_devices(self._options, params)
-        validation.check_whole(params, clipping.needs_norm(self._options, self._measures_params))
-        group = param_groups.adopted(self, param_group, values, new=True)
-        self._changes.note()
-        self._param_groups.append(group)
-        self._has_aliases = True
-        self._changes.note()
-        group.show(group)
-
-    def _assignment(self, group: Group, key: str, value: Any) -> tuple[dict[str, Any], bool]:
-        """Checks what is assigned to group[key]; see param_groups.assignment."""
-        return param_groups.assignment(self, group, key, value)
-
-    def _checked_constant(self, group: Group, key: str, value: Any) -> Any:
-        """What is stored for an entry that is no hyperparameter."""
-        self._check_constant(key, value)
-        is_flag = isinstance(self.defaults[key], bool) and key not in ("differentiable", "capturable")
-        return param_groups.checked_flag(key, value) if is_flag else value
+        new_groups.add(self._session, param_group)
 
     # ---- the clock and what it shows
 
@@ -216,7 +93,7 @@ class FusedOptimizer(Optimizer):
         Skipped steps are not counted. All Schedules are functions of it; ``clock.fill_(n)`` moves them,
         and the displayed rates, to step ``n``.
         """
-        return self._clock_on(self._first_device())
+        return self._session.clock
 
     @clock.setter
     def clock(self, value: NoReturn) -> None:
@@ -225,12 +102,12 @@ class FusedOptimizer(Optimizer):
     @property
     def backend(self) -> str:
         """What computes a step for the first parameter: ``"cuda"``, ``"cpu"`` or ``"reference"``."""
-        return backends.backend_for(self._first_device())
+        return backends.backend_for(self._session.first_device())
 
     @property
     def average(self) -> Average:
         """What the constructor was given as ``average``."""
-        return self._options["average"]
+        return self._session.options["average"]
 
     @property
     def n_averaged(self) -> Tensor:
@@ -238,7 +115,7 @@ class FusedOptimizer(Optimizer):
 
         ``n_averaged.zero_()`` starts them anew: what comes next replaces them.
         """
-        return self._count_on(self._first_device())
+        return self._session.n_averaged
 
     @property
     def grad_norm(self) -> Tensor:
@@ -247,12 +124,13 @@ class FusedOptimizer(Optimizer):
         It is on the parameters' device, always the same tensor, and also written by replays of a CUDA graph. An
         AttributeError without an option that needs it.
         """
-        return clipping.norm_of(self)
+        session = self._session
+        return clipping.norm_of(session.options, session.measured, session.first_device())
 
     @property
     def skipped_steps(self) -> Tensor:
         """With ``skip_nonfinite``, how many steps were skipped: a 0-dim int64 tensor on the parameters' device."""
-        return clipping.skipped_of(self)
+        return checkpoint.skipped_steps(self._session)
 
     def get_last_lr(self) -> list[float]:
         """The rates that the next step will use, a float for each group, as torch's schedulers give them.
@@ -272,72 +150,15 @@ class FusedOptimizer(Optimizer):
             >>> rates
             [1.0, 0.5, 0.0]
         """
-        self._take_over()
-        return [float(group["lr"]) for group in self._param_groups]
+        param_groups.take_over(self._session)
+        return [float(group["lr"]) for group in self._session.groups]
 
     def __repr__(self) -> str:
-        return representation(self)
-
-    def _first_device(self) -> torch.device:
-        """Where the clock and the displays are: the first parameter's device, and the CPU while that is meta."""
-        for group in self._param_groups:
-            for param in group["params"]:
-                return validation.real_device(param)
-        return torch.device("cpu")
-
-    def _show(self, display: Tensor) -> None:
-        """Brings a display up to date, also where a signal handler moves the clock meanwhile."""
-        step = -1
-        while step != (now := self._steps_taken()):
-            step = now
-            displays.show(display, step)
-
-    def _steps_taken(self) -> int:
-        return int(self.clock) if self._clocks else 0
-
-    def _clock_on(self, device: torch.device) -> Clock:
-        return self._on(device, self._clocks, self._clock_written)
-
-    def _count_on(self, device: torch.device) -> Clock:
-        return self._on(device, self._counts, self._count_written)
-
-    def _on(self, device: torch.device, copies: dict[torch.device, Clock], written: Callable[[bool], None]) -> Clock:
-        if device not in copies:
-            clock = Clock.make(int(next(iter(copies.values()), 0)), device, written)
-            copies.setdefault(device, clock)  # a signal handler may have asked for it meanwhile
-        return copies[device]
-
-    def _keep_clocks_on(self, devices: Iterable[torch.device]) -> None:
-        """One clock and one count for each of these devices, and for no other."""
-        wanted = set(devices)
-        for device in wanted:
-            self._clock_on(device)
-            self._count_on(device)
-        for copies in (self._clocks, self._counts):
-            for device in copies.keys() - wanted:
-                del copies[device]
-
-    def _count_written(self, moved: bool) -> None:
-        if moved:
-            self._changes.note()
-        _copy_to_others(self.n_averaged, self._counts)
-
-    def _clock_written(self, moved: bool) -> None:
-        if moved:
-            self._changes.note()  # the plans have its address
-        self._host_clock.forget()
-        _copy_to_others(self.clock, self._clocks)
-        built = self._built
-        if built.plans and built.seen is self._changes.plan:
-            for plan in built.plans:
-                plan.show()
-            if built.seen is self._changes.plan:
-                return
-        param_groups.show_from_host(self._param_groups, int(self.clock))
+        return representation(self._session)
 
     # ---- the step
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Performs one optimization step.
 
         Args:
@@ -358,59 +179,14 @@ class FusedOptimizer(Optimizer):
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         ):
             return _step_with_hooks(self, closure) if closure is not None else _step_with_hooks(self)
-        return self._step(closure)
+        return take_step(self._session, self, closure)
 
     # torch would wrap step() in hooks and a profiler range that cost more than a small model's step.
     # step() takes that road itself when there is a hook or a profiler.
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        host_clock = self._host_clock
-        if host_clock.watches:
-            host_clock.before_step(self)
-        built = self._built
-        if built.seen is not self._changes.plan:
-            built = self._build()
-            if states_only.asked():
-                host_clock.forget()
-                built.store_states(as_stepped=True)
-                return loss
-        try:
-            if not built.take_step(self):
-                built = self._step_anew()
-        except BaseException:
-            self._changes.note()  # the states that were made for this step are made anew
-            raise
-        if (
-            built.made_for is not self._changes.plan
-        ):  # a signal handler has assigned something in the middle of the step
-            param_groups.show_from_host(self._param_groups, self._steps_taken())
-        if host_clock.watches:
-            host_clock.after_step(self)
-        return loss
-
-    def _step_anew(self) -> build_plan.Built:
-        for _ in range(_MOST_BUILDS):
-            built = self._build()
-            if built.take_step(self):
-                return built
-        raise RuntimeError("the parameters, gradients or groups changed each time that the step was prepared")
-
-    def _build(self) -> build_plan.Built:
-        new = build_plan.built(self)
-        self._let_go_of_plans()
-        self._built = new
-        return new
-
-    def _let_go_of_plans(self) -> None:
-        """Forgets plans that are of no use any more, but not those whose addresses a captured graph holds."""
-        if self._built.plans:
-            self._captured_plans += [plan for plan in self._built.plans if plan.captured]
-            self._built = build_plan.Built(None)
+        return take_step(self._session, self, closure)
 
     def register_cycle_end_hook(self, hook: CycleEndHook) -> RemovableHandle:
         """Registers a function that is called when a cycle of the learning rate has ended.
@@ -440,7 +216,7 @@ class FusedOptimizer(Optimizer):
             cycle 0 after 2
             cycle 1 after 6
         """
-        return self._host_clock.add(self, hook)
+        return self._session.host_clock.add(self._session, hook)
 
     def swap_average(self) -> AbstractContextManager[None]:
         """Puts the averages into the parameters for the time of a ``with`` block: to evaluate with them.
@@ -467,7 +243,7 @@ class FusedOptimizer(Optimizer):
             >>> weight.item()
             3.0
         """
-        return averages.swapped(self)
+        return swap_average.swapped(self._session)
 
     # ---- checkpoints, pickle, deepcopy
 
@@ -477,7 +253,14 @@ class FusedOptimizer(Optimizer):
         A scheduled hyperparameter is the Python float of its next value. A parameter that no step has
         updated has no ``momentum_buffer``; to know, this may wait for the device.
         """
-        return checkpoint.state_dict(self)
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        result = checkpoint.state_dict(self._session)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, result)
+            if replaced is not None:
+                result = replaced
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict()`` of this class or of its counterpart in torch.optim returned.
@@ -490,26 +273,40 @@ class FusedOptimizer(Optimizer):
         Raises:
             ValueError: for a checkpoint that does not fit; nothing is changed.
         """
-        checkpoint.load_state_dict(self, state_dict)
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {shown(state_dict)}")
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        load_checkpoint.load_state_dict(self._session, state_dict, _kin(type(self)))
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return checkpoint.get_state(self)
+        return checkpoint.get_state(self._session)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        checkpoint.set_state(self, state)
+        if "_session" not in self.__dict__:
+            self._session = checkpoint.session_of(state, self._algorithm, type(self).__name__)
+        if "defaults" in state:
+            self.defaults = state["defaults"]
+        super().__setstate__({})  # hooks and such
+        checkpoint.set_state(self._session, state)
 
 
-class _Newcomer:
-    """Stands for an optimizer while torch checks and completes a new group, so that nothing is changed by a failure."""
-
-    def __init__(self, defaults: dict[str, Any], param_groups: list[dict[str, Any]]) -> None:
-        self.defaults, self.param_groups = defaults, param_groups
-
-
-def _copy_to_others(source: Tensor, copies: dict[torch.device, Clock]) -> None:
-    for copy in copies.values():
-        if copy is not source:
-            copy.data.copy_(source.as_subclass(Tensor))
+def _kin(own: type[FusedOptimizer]) -> Kin:
+    """The optimizers of this package, and `own`, which may be the user's own; each algorithm once."""
+    found, left = [], [FusedOptimizer]
+    while left:
+        cls = left.pop()
+        left += cls.__subclasses__()
+        algorithm, inherited = (getattr(each, "_algorithm", None) for each in (cls, cls.__base__))
+        is_first = algorithm is not None and (inherited is None or inherited.name != algorithm.name)
+        if is_first or cls is own:
+            found.append(candidate(cls, cls._algorithm))
+    return Kin(candidate(own, own._algorithm), found)
 
 
 _step_with_hooks = Optimizer.profile_hook_step(FusedOptimizer._step)

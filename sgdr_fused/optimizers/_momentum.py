@@ -1,79 +1,58 @@
-"""What the optimizers with SGD's momentum share."""
+"""What the algorithms with SGD's momentum share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .. import _checks
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
-from .._engine.tracked import Group
-from .._engine.validation import ParamSpec
 from .._messages import shown
-from ._base import FusedOptimizer
 
 
-class MomentumOptimizer(FusedOptimizer):
+class MomentumAlgorithm(Algorithm):
     """Base class of those whose update goes along a momentum buffer, in torch's form or in the classical one."""
 
-    _hypers: ClassVar[tuple[Hyper, ...]] = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
-    _constants: ClassVar[tuple[str, ...]] = ("dampening", "nesterov", "maximize", "momentum_form")
-    _has_step = False
+    hypers: ClassVar[tuple[Hyper, ...]] = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
+    constants: ClassVar[tuple[str, ...]] = ("dampening", "nesterov", "maximize", "momentum_form")
+    has_step = False
+    meanings = MappingProxyType({"momentum_form": "momentum_buffer"})
 
-    def _reference(self, *operands: Any, **options: Any) -> None:
-        """The update by reference.py, of (param, grad, state)."""
-        raise NotImplementedError
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         momentum = group["momentum"]
         unused = not isinstance(momentum, Tensor) and momentum == 0
         return () if unused else ("momentum_buffer",)
 
-    def _check_constant(self, key: str, value: Any) -> None:
+    def check_constant(self, key: str, value: Any) -> None:
         if key == "dampening":
             _checks.rate(key, value)
         elif key == "momentum_form" and value not in ("torch", "classical"):
             raise ValueError(f'momentum_form must be "torch" or "classical", got {shown(value)}')
 
-    def _kernel_constant(self, key: str, value: Any) -> float:
+    def kernel_constant(self, key: str, value: Any) -> float:
         return float(value == "classical" if key == "momentum_form" else value)
 
-    def _checked_constant(self, group: Group, key: str, value: Any) -> Any:
-        old = group.get(key, value)
-        value = super()._checked_constant(group, key, value)
-        if (
-            key == "momentum_form"
-            and value != old
-            and any("momentum_buffer" in self._state.get(param, ()) for param in group["params"])
-        ):
-            raise ValueError(
-                f"momentum_form cannot change from {old!r} to {value!r} while the group's parameters have a "
-                "momentum_buffer, which means another thing in either; remove it from the state first"
-            )
-        return value
-
-    def _check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: dict[str, Any]) -> None:
         momentum, dampening = group["momentum"], group["dampening"]
-        if group["nesterov"] and (not self._state_names(group) or dampening != 0):
+        if group["nesterov"] and (not self.state_names(group) or dampening != 0):
             raise ValueError(
                 "nesterov=True needs momentum > 0 and dampening == 0, "
                 f"got momentum={shown(momentum)} and dampening={shown(dampening)}"
             )
 
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        buffered = spec.steps is not None and float(spec.steps) > 0
-        state = {"momentum_buffer": spec.states[0]} if buffered else {}
-        lr, momentum, weight_decay = hypers
-        self._reference(
-            spec.param,
-            grad,
-            state,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
-        )
-        if spec.steps is not None and "momentum_buffer" in state:
-            spec.steps.add_(1)
-            spec.states[0].copy_(state["momentum_buffer"])
+    def reference_update(
+        self, param: Tensor, grad: Tensor, state: dict[str, Tensor], hypers: Sequence[float], group: dict[str, Any]
+    ) -> None:
+        """The reference's state has no buffer before the first update, and no count of updates."""
+        steps, buffer = state.get("step"), state.get("momentum_buffer")
+        of_reference: dict[str, Tensor] = {}
+        if steps is not None and buffer is not None and float(steps) > 0:
+            of_reference["momentum_buffer"] = buffer
+        super().reference_update(param, grad, of_reference, hypers, group)
+        if steps is not None and buffer is not None and "momentum_buffer" in of_reference:
+            steps.add_(1)
+            buffer.copy_(of_reference["momentum_buffer"])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedAdadelta"]
+
+
+class AdadeltaAlgorithm(Algorithm):
+    """What FusedAdadelta declares: averages of the squared gradients and of the squared steps."""
+
+    name = "adadelta"
+    by_reference = staticmethod(reference.adadelta)
+    hypers = (Hyper("lr"), Hyper("weight_decay"))
+    constants = ("rho", "eps", "maximize")
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("square_avg", "acc_delta")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key == "rho":
+            _checks.between(key, value, 0.0, 1.0)
+        elif key == "eps":
+            _checks.rate(key, value)
 
 
 class FusedAdadelta(FusedOptimizer):
@@ -63,10 +81,7 @@ class FusedAdadelta(FusedOptimizer):
     ``torch.optim.Adadelta``.
     """
 
-    _algorithm = "adadelta"
-    _hypers = (Hyper("lr"), Hyper("weight_decay"))
-    _constants = ("rho", "eps", "maximize")
-    _has_step = True
+    _algorithm = AdadeltaAlgorithm()
 
     def __init__(
         self,
@@ -95,26 +110,4 @@ class FusedAdadelta(FusedOptimizer):
                 "differentiable": differentiable,
             },
             **options,
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("square_avg", "acc_delta")
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key == "rho":
-            _checks.between(key, value, 0.0, 1.0)
-        elif key == "eps":
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # the state has it
-        lr, weight_decay = hypers
-        square_avg, acc_delta = spec.states
-        reference.adadelta(
-            spec.param,
-            grad,
-            {"step": spec.steps, "square_avg": square_avg, "acc_delta": acc_delta},
-            lr=lr,
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
         )

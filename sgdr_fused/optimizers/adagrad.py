@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.specs import first_value
-from .._engine.validation import ParamSpec
+from .._engine.param_state import new_state
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedAdagrad"]
+
+
+class AdagradAlgorithm(Algorithm):
+    """What FusedAdagrad declares: the sum of the squared gradients, from its initial value on."""
+
+    name = "adagrad"
+    by_reference = staticmethod(reference.adagrad)
+    hypers = (Hyper("lr"), Hyper("weight_decay"))
+    constants = ("lr_decay", "eps", "maximize")
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("sum",)
+
+    def initial_value(self, group: dict[str, Any], name: str) -> float:
+        return group["initial_accumulator_value"]
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key in ("lr_decay", "eps", "initial_accumulator_value"):
+            _checks.rate(key, value)
 
 
 class FusedAdagrad(FusedOptimizer):
@@ -67,10 +86,7 @@ class FusedAdagrad(FusedOptimizer):
     Optimization" (2011); ``torch.optim.Adagrad``.
     """
 
-    _algorithm = "adagrad"
-    _hypers = (Hyper("lr"), Hyper("weight_decay"))
-    _constants = ("lr_decay", "eps", "maximize")
-    _has_step = True
+    _algorithm = AdagradAlgorithm()
 
     def __init__(
         self,
@@ -102,36 +118,16 @@ class FusedAdagrad(FusedOptimizer):
             },
             **options,
         )
+        algorithm, chosen = self._algorithm, self._session.options
         with torch.inference_mode(False), torch.no_grad():
             for group in self.param_groups:
                 for param in group["params"]:
                     step = torch.zeros((), dtype=torch.float64, device=param.device)
-                    self.state[param] = {"step": step, "sum": first_value(self, group, param, "sum")}
+                    sums = new_state(algorithm, chosen, group, param, "sum")
+                    self.state[param] = {"step": step, "sum": sums}
 
     def share_memory(self) -> None:
         """Moves the sums to shared memory, as in torch."""
         for group in self.param_groups:
             for param in group["params"]:
                 self.state[param]["sum"].share_memory_()
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("sum",)
-
-    def _initial_value(self, group: dict[str, Any], name: str) -> float:
-        return group["initial_accumulator_value"]
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key in ("lr_decay", "eps", "initial_accumulator_value"):
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # the state has it
-        lr, weight_decay = hypers
-        reference.adagrad(
-            spec.param,
-            grad,
-            {"step": spec.steps, "sum": spec.states[0]},
-            lr=lr,
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
-        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +18,32 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedAdam", "FusedAdamW"]
+
+
+class AdamAlgorithm(Algorithm):
+    """What FusedAdam declares: two moments, and with amsgrad the largest second one."""
+
+    name = "adam"
+    by_reference = staticmethod(reference.adam)
+    hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
+    constants = ("eps", "maximize", "decoupled_weight_decay")
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        names = ("exp_avg", "exp_avg_sq")
+        return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key == "eps":
+            _checks.rate(key, value)
+
+    def reference_arguments(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {**super().reference_arguments(group), "amsgrad": group["amsgrad"]}
+
+
+class AdamWAlgorithm(AdamAlgorithm):
+    """What FusedAdamW declares: a checkpoint of Adam, as in torch, does not make another algorithm of it."""
+
+    fixed = MappingProxyType({"decoupled_weight_decay": True})
 
 
 class FusedAdam(FusedOptimizer):
@@ -63,10 +90,7 @@ class FusedAdam(FusedOptimizer):
     al., "On the Convergence of Adam and Beyond" (2018), for amsgrad; ``torch.optim.Adam``.
     """
 
-    _algorithm = "adam"
-    _hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
-    _constants = ("eps", "maximize", "decoupled_weight_decay")
-    _has_step = True
+    _algorithm = AdamAlgorithm()
 
     def __init__(
         self,
@@ -103,29 +127,6 @@ class FusedAdam(FusedOptimizer):
             **options,
         )
 
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        names = ("exp_avg", "exp_avg_sq")
-        return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key == "eps":
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # Adam's state has it
-        lr, beta1, weight_decay, beta2 = hypers
-        state = dict(zip(self._state_names(group), spec.states, strict=True))
-        reference.adam(
-            spec.param,
-            grad,
-            {**state, "step": spec.steps},
-            lr=lr,
-            betas=(beta1, beta2),
-            weight_decay=weight_decay,
-            amsgrad=group["amsgrad"],
-            **{key: group[key] for key in self._constants},
-        )
-
 
 class FusedAdamW(FusedAdam):
     r"""Adam with decoupled weight decay: a drop-in for ``torch.optim.AdamW``.
@@ -143,6 +144,8 @@ class FusedAdamW(FusedAdam):
     Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2;
     ``torch.optim.AdamW``.
     """
+
+    _algorithm = AdamWAlgorithm()
 
     def __init__(
         self,
@@ -175,7 +178,3 @@ class FusedAdamW(FusedAdam):
             decoupled_weight_decay=True,
             **options,
         )
-
-    def _checked_constant(self, group: Any, key: str, value: Any) -> Any:
-        # A checkpoint of Adam has False; as in torch, that does not make AdamW another algorithm.
-        return super()._checked_constant(group, key, True if key == "decoupled_weight_decay" else value)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedAdamax"]
+
+
+class AdamaxAlgorithm(Algorithm):
+    """What FusedAdamax declares: the first moment, and the largest gradient."""
+
+    name = "adamax"
+    by_reference = staticmethod(reference.adamax)
+    hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
+    constants = ("eps", "maximize")
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_inf")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key == "eps":
+            _checks.rate(key, value)
 
 
 class FusedAdamax(FusedOptimizer):
@@ -63,10 +79,7 @@ class FusedAdamax(FusedOptimizer):
     ``torch.optim.Adamax``.
     """
 
-    _algorithm = "adamax"
-    _hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
-    _constants = ("eps", "maximize")
-    _has_step = True
+    _algorithm = AdamaxAlgorithm()
 
     def __init__(
         self,
@@ -95,25 +108,4 @@ class FusedAdamax(FusedOptimizer):
                 "capturable": capturable,
             },
             **options,
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg", "exp_inf")
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key == "eps":
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # the state has it
-        lr, beta1, weight_decay, beta2 = hypers
-        exp_avg, exp_inf = spec.states
-        reference.adamax(
-            spec.param,
-            grad,
-            {"step": spec.steps, "exp_avg": exp_avg, "exp_inf": exp_inf},
-            lr=lr,
-            betas=(beta1, beta2),
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
         )

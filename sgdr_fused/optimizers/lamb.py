@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +17,26 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedLAMB"]
+
+
+class LAMBAlgorithm(Algorithm):
+    """What FusedLAMB declares: Adam's moments, and the norms of each parameter and of its direction."""
+
+    name = "lamb"
+    by_reference = staticmethod(reference.lamb)
+    measures_params = True
+    hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
+    constants = ("eps", "maximize", "adapts")
+    family = "adam"  # whose moments these are
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key == "eps":
+            _checks.rate(key, value)
+        elif key == "adapts":
+            _checks.flag(key, value)
 
 
 class FusedLAMB(FusedOptimizer):
@@ -67,11 +87,7 @@ class FusedLAMB(FusedOptimizer):
     with the identity for phi; the defaults are those of NVIDIA apex's FusedLAMB.
     """
 
-    _algorithm = "lamb"
-    _measures_params = True
-    _hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
-    _constants = ("eps", "maximize", "adapts")
-    _has_step = True
+    _algorithm = LAMBAlgorithm()
 
     def __init__(
         self,
@@ -96,31 +112,4 @@ class FusedLAMB(FusedOptimizer):
                 "maximize": maximize,
             },
             **options,
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
-
-    @classmethod
-    def _family(cls) -> str:
-        return "adam"  # whose moments these are
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key == "eps":
-            _checks.rate(key, value)
-        elif key == "adapts":
-            _checks.flag(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # the state has it
-        lr, beta1, weight_decay, beta2 = hypers
-        exp_avg, exp_avg_sq = spec.states
-        reference.lamb(
-            spec.param,
-            grad,
-            {"step": spec.steps, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
-            lr=lr,
-            betas=(beta1, beta2),
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
         )

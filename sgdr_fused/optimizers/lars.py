@@ -9,7 +9,8 @@ from torch import Tensor
 from .. import _checks, reference
 from .._engine.options import Options
 from ..schedules import Schedule
-from ._momentum import MomentumOptimizer
+from ._base import FusedOptimizer
+from ._momentum import MomentumAlgorithm
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -17,7 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["FusedLARS"]
 
 
-class FusedLARS(MomentumOptimizer):
+class LARSAlgorithm(MomentumAlgorithm):
+    """What FusedLARS declares: SGD's momentum, and the norm of each parameter."""
+
+    name = "lars"
+    by_reference = staticmethod(reference.lars)
+    measures_params = True
+    constants = (*MomentumAlgorithm.constants, "trust_coefficient", "eps", "adapts")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        super().check_constant(key, value)
+        if key in ("trust_coefficient", "eps"):
+            _checks.rate(key, value)
+        elif key == "adapts":
+            _checks.flag(key, value)
+
+
+class FusedLARS(FusedOptimizer):
     r"""Layer-wise adaptive rate scaling: SGD for large batches, in two passes over the parameters.
 
     At each step, for a parameter ``p`` with gradient ``g`` and their Euclidean norms::
@@ -70,9 +87,7 @@ class FusedLARS(MomentumOptimizer):
     whose trust coefficient of 0.001 and momentum of 0.9 are the defaults; eps as in NVIDIA apex's LARC.
     """
 
-    _algorithm = "lars"
-    _measures_params = True
-    _constants = (*MomentumOptimizer._constants, "trust_coefficient", "eps", "adapts")
+    _algorithm = LARSAlgorithm()
 
     def __init__(
         self,
@@ -106,13 +121,3 @@ class FusedLARS(MomentumOptimizer):
             },
             **options,
         )
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        super()._check_constant(key, value)
-        if key in ("trust_coefficient", "eps"):
-            _checks.rate(key, value)
-        elif key == "adapts":
-            _checks.flag(key, value)
-
-    def _reference(self, *operands: Any, **options: Any) -> None:
-        reference.lars(*operands, **options)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedNAdam"]
+
+
+class NAdamAlgorithm(Algorithm):
+    """What FusedNAdam declares: two moments, and the product of the momenta so far."""
+
+    name = "nadam"
+    by_reference = staticmethod(reference.nadam)
+    hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
+    constants = ("momentum_decay", "eps", "maximize", "decoupled_weight_decay")
+    product = "mu_product"
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key in ("eps", "momentum_decay"):
+            _checks.rate(key, value)
 
 
 class FusedNAdam(FusedOptimizer):
@@ -67,11 +84,7 @@ class FusedNAdam(FusedOptimizer):
     Source: Dozat, "Incorporating Nesterov Momentum into Adam" (2016), algorithm 2; ``torch.optim.NAdam``.
     """
 
-    _algorithm = "nadam"
-    _hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
-    _constants = ("momentum_decay", "eps", "maximize", "decoupled_weight_decay")
-    _has_step = True
-    _product = "mu_product"
+    _algorithm = NAdamAlgorithm()
 
     def __init__(
         self,
@@ -104,25 +117,4 @@ class FusedNAdam(FusedOptimizer):
                 "differentiable": differentiable,
             },
             **options,
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key in ("eps", "momentum_decay"):
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None and spec.product is not None  # the state has them
-        lr, beta1, weight_decay, beta2 = hypers
-        exp_avg, exp_avg_sq = spec.states
-        reference.nadam(
-            spec.param,
-            grad,
-            {"step": spec.steps, "mu_product": spec.product, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq},
-            lr=lr,
-            betas=(beta1, beta2),
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
         )

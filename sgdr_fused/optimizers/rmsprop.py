@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import _checks, reference
+from .._engine.algorithm import Algorithm
 from .._engine.hyperparameters import Hyper
 from .._engine.options import Options
-from .._engine.validation import ParamSpec
 from ..schedules import Schedule
 from ._base import FusedOptimizer
 
@@ -17,6 +17,25 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FusedRMSprop"]
+
+
+class RMSpropAlgorithm(Algorithm):
+    """What FusedRMSprop declares: the second moment, with centered the first one, and the buffer of its momentum."""
+
+    name = "rmsprop"
+    by_reference = staticmethod(reference.rmsprop)
+    hypers = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
+    constants = ("alpha", "eps", "centered", "maximize")
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        momentum = group["momentum"]
+        unused = not isinstance(momentum, Tensor) and momentum == 0
+        names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
+        return names if unused else (*names, "momentum_buffer")
+
+    def check_constant(self, key: str, value: Any) -> None:
+        if key in ("alpha", "eps"):
+            _checks.rate(key, value)
 
 
 class FusedRMSprop(FusedOptimizer):
@@ -68,10 +87,7 @@ class FusedRMSprop(FusedOptimizer):
     Recurrent Neural Networks" (2013), equations 38 to 41, for centered; ``torch.optim.RMSprop``.
     """
 
-    _algorithm = "rmsprop"
-    _hypers = (Hyper("lr"), Hyper("momentum"), Hyper("weight_decay"))
-    _constants = ("alpha", "eps", "centered", "maximize")
-    _has_step = True
+    _algorithm = RMSpropAlgorithm()
 
     def __init__(
         self,
@@ -103,28 +119,4 @@ class FusedRMSprop(FusedOptimizer):
                 "differentiable": differentiable,
             },
             **options,
-        )
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        momentum = group["momentum"]
-        unused = not isinstance(momentum, Tensor) and momentum == 0
-        names = ("square_avg", "grad_avg") if group["centered"] else ("square_avg",)
-        return names if unused else (*names, "momentum_buffer")
-
-    def _check_constant(self, key: str, value: Any) -> None:
-        if key in ("alpha", "eps"):
-            _checks.rate(key, value)
-
-    def _reference_update(self, spec: ParamSpec, grad: Tensor, hypers: list[float], group: dict[str, Any]) -> None:
-        assert spec.steps is not None  # the state has it
-        lr, momentum, weight_decay = hypers
-        state = dict(zip(self._state_names(group), spec.states, strict=True))
-        reference.rmsprop(
-            spec.param,
-            grad,
-            {**state, "step": spec.steps},
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            **{key: group[key] for key in self._constants},
         )

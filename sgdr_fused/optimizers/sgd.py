@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import reference
 from .._engine.options import Options
 from ..schedules import Schedule
-from ._momentum import MomentumOptimizer
+from ._base import FusedOptimizer
+from ._momentum import MomentumAlgorithm
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["FusedSGD"]
 
 
-class FusedSGD(MomentumOptimizer):
+class SGDAlgorithm(MomentumAlgorithm):
+    """What FusedSGD declares."""
+
+    name = "sgd"
+    by_reference = staticmethod(reference.sgd)
+    beyond_torch = MappingProxyType({"momentum_form": "torch"})
+
+
+class FusedSGD(FusedOptimizer):
     r"""Stochastic gradient descent, in one pass over the parameters: a drop-in for ``torch.optim.SGD``.
 
     At each step, for a parameter ``p`` with gradient ``g``::
@@ -71,8 +80,7 @@ class FusedSGD(MomentumOptimizer):
     importance of initialization and momentum in deep learning" (2013), equations 1 to 4.
     """
 
-    _algorithm = "sgd"
-    _beyond_torch = MappingProxyType({"momentum_form": "torch"})
+    _algorithm = SGDAlgorithm()
 
     def __init__(
         self,
@@ -106,6 +114,3 @@ class FusedSGD(MomentumOptimizer):
             },
             **options,
         )
-
-    def _reference(self, *operands: Any, **options: Any) -> None:
-        reference.sgd(*operands, **options)

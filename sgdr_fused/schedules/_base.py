@@ -48,7 +48,7 @@ def refuse_foreign(name: str, value: Any, kind: str) -> None:
 
 
 def _made(kind: str, *fields: Any) -> Schedule:
-    """A schedule of a class that inherits from Schedule, so that its module is not there yet when this one is."""
+    """A schedule of that kind. Its class inherits from Schedule, so this module cannot import it: it is registered."""
     make: Any = _kinds[kind]
     return make(*fields)
 
@@ -252,7 +252,7 @@ class Schedule:
 
     @functools.cached_property
     def _first_cycle(self) -> tuple[int, int, int | None]:
-        """That of step 0, which composed schedules ask for at every step."""
+        """The cycle of step 0, which composed schedules ask for at every step."""
         return self._cycle(0)
 
     def _has_cycles_from(self, step: int) -> bool:
@@ -265,14 +265,15 @@ class Schedule:
 
     @functools.cached_property
     def _size(self) -> _sizes.Size:
-        return _sizes.of_segments(self._segments())
+        segments = self._segments()
+        return _sizes.of_segments([len(each.table) for each in segments], [each.shift for each in segments])
 
     def _curve(self) -> Segment:
         """The one curve of a schedule that is not put together from others."""
         raise NotImplementedError
 
     def _segments(self) -> list[Segment]:
-        """In ascending order of first_step."""
+        """The segments, in ascending order of first_step."""
         return [self._curve()]
 
     def _cycle_ends(self) -> list[Segment]:

@@ -26,7 +26,7 @@ def checked(name: str, value: Any) -> Schedule:
 
 
 def _from_step(segments: list[Segment], step: int) -> list[Segment]:
-    """What holds at `step` and later, with steps counted from there."""
+    """The segments that hold at `step` and later, with steps counted from there."""
     now = max(segment.first_step for segment in segments if segment.first_step <= step)
     return [
         segment._replace(first_step=max(segment.first_step - step, 0), shift=segment.shift + step)
@@ -36,7 +36,7 @@ def _from_step(segments: list[Segment], step: int) -> list[Segment]:
 
 
 def _delayed(segments: list[Segment], steps: int) -> list[Segment]:
-    """Without those that would begin after the last step of all, and after what 64 bits hold."""
+    """The same segments so many steps later, without those that would begin after the last step of all."""
     return [
         segment._replace(first_step=segment.first_step + steps, shift=segment.shift - steps)
         for segment in segments
@@ -264,7 +264,7 @@ class Sequential(Schedule):
 
     @functools.cached_property
     def _cycles_before(self) -> list[int]:
-        """Each part."""
+        """How many cycles there are before each part."""
         counts = [
             schedule._cycle(steps - 1)[0] - schedule._first_cycle[0] + 1 for schedule, steps in self.schedules[:-1]
         ]
@@ -274,7 +274,7 @@ class Sequential(Schedule):
         return [segment for part in self._delayed_parts(lambda schedule: schedule._segments()) for segment in part]
 
     def _cycle_ends(self) -> list[Segment]:
-        """Those of the parts, and the last step of each part that another follows."""
+        """The ends of the parts' cycles, and the last step of each part that another follows."""
         result: list[Segment] = []
         for part, next_begin in itertools.zip_longest(
             self._delayed_parts(lambda schedule: schedule._cycle_ends()), self._begins[1:]

@@ -45,7 +45,7 @@ class _Cycle(Schedule):
         raise NotImplementedError
 
     def _phase_ends(self) -> tuple[float, ...]:
-        """As torch computes them: a phase may end between two steps, or before step 0."""
+        """The phases' ends as torch computes them: a phase may end between two steps, or before step 0."""
         rise = self.pct_start * self.total_steps
         last = float(self.total_steps - 1)
         return (rise - 1, 2 * rise - 2, last) if self.three_phase else (rise - 1, last)

@@ -51,7 +51,7 @@ class Product(Schedule):
                 raise ValueError(f"factors must be at most {_sizes.MAX_SCHEDULES:,}, got {shown(self.factors)}")
         constant, curves, merged = _apart(factors)
         bounds = [curve.upper_bound for curve in curves]
-        # In the order of the reference, and in the device's. 0 times what has become infinite is no number.
+        # In the reference's order and in the device's, for 0 times what has become infinite is no number.
         products = [constant, math.prod(factor.upper_bound for factor in merged)]
         products += [math.prod([*bounds[:0:-1], bounds[0] * constant])] if bounds else []
         if not all(map(math.isfinite, products)) and not any(map(math.isinf, bounds)):
@@ -65,7 +65,7 @@ class Product(Schedule):
 
     @functools.cached_property
     def _leader(self) -> Schedule | None:
-        """Whose cycles those of the product are: without any, those of the first whose parts end."""
+        """The factor whose cycles the product has: the first with cycles, else the first whose parts end."""
         has_cycles = (factor for factor in self.factors if factor.has_cycles)
         has_ends = (factor for factor in self.factors if factor._first_cycle[2] is not None)
         return next(itertools.chain(has_cycles, has_ends), None)

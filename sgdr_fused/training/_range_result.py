@@ -1,4 +1,4 @@
-"""What a range test has measured, and what is made of it on the host."""
+"""What a range test has measured: the losses, what is read off them, and where they diverged."""
 
 from __future__ import annotations
 
@@ -119,7 +119,14 @@ class LRFindResult:
         Raises:
             ImportError: without matplotlib, saying what to install.
         """
-        return _plot.range_test(self, ax)
+        suggestions = {method: self._suggestion_if_any(method) for method in RULES}
+        return _plot.range_test(self.lrs, self.losses, self.smoothed, suggestions, ax)
+
+    def _suggestion_if_any(self, method: str) -> float | None:
+        try:
+            return self.suggestion(method)
+        except ValueError:  # too few points
+            return None
 
 
 def smoothed(losses: list[float], smoothing: float) -> list[float]:

@@ -176,15 +176,18 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
     entries = [value for group in listed for entry in group.values() for value in _parts(entry)]
     shown = [(value, value.detach().clone()) for value in entries if isinstance(value, Tensor)]
     # Those of the user, of torch's schedulers, and what a scaler sets for the time of a step.
-    fields = {"_param_groups", "_state", "_opt_called"}
+    fields = {"_opt_called"}
     own = {name: value for name, value in vars(optimizer).items() if name[0] != "_" or name in fields}
+    session = optimizer._session
+    defaults = session.defaults
 
     def undo() -> None:
-        optimizer._changes.note()  # before the writes, so that no step can miss them; and after them
+        session.changes.note()  # before the writes, so that no step can miss them; and after them
         now = vars(optimizer)
         now.update(own)
         for name in [name for name in now if (name[0] != "_" or name in fields) and name not in own]:
             del now[name]
+        session.groups, session.state, session.defaults = param_groups, state, defaults
         param_groups[:] = listed
         for mapping, values, carried in saved:
             refill(mapping, values)
@@ -192,7 +195,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
                 _carried(mapping).update(carried)
         optimizer.clock.fill_(steps)
         optimizer.n_averaged.fill_(n_averaged)
-        optimizer._changes.note()
+        session.changes.note()
         for tensor, value in shown:
             tensor.data.copy_(value)  # no write in place, which a step would refuse
 

@@ -1,4 +1,4 @@
-"""Where a rate may be read off the curve of a range test: one function per rule, from rates and smoothed losses."""
+"""The rules that read a rate off the curve of a range test: a function of rates and smoothed losses for each."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def hessian_free_lr(w0: Weights, w1: Weights, w2: Weights, lr: float | Tensor | 
         moved.append(step.abs().sum())
         changed.append((step / first - next_step / second).abs().sum())
     device = moved[0].device
-    return sum(each.to(device) for each in moved) / sum(each.to(device) for each in changed)  # type: ignore[return-value]
+    return sum(each.to(device) for each in moved) / sum(each.to(device) for each in changed)
 
 
 def _tensors(name: str, weights: Any, hint: str = "") -> list[Tensor]:

@@ -82,7 +82,7 @@ def test_signal_handler_in_the_middle(tmp_path: Path) -> None:
         optimizer.step()
         expected = 0.75 - CosineWarmRestarts(0.25, T_0=10)(1)
         assert abs(weight[0].item() - expected) < 1e-12, (weight, expected)
-        assert type(optimizer._built.plans[0]).__name__ == "Plan"
+        assert type(optimizer._session.built.plans[0]).__name__ == "Plan"
         print("done")
         """
     assert output(child(code, environment(tmp_path))) == "done\n"

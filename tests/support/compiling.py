@@ -26,7 +26,7 @@ class Compiled:
         self.graphs = 0
         self._function = torch.compile(function, backend=self._backend, **options)
 
-    def backends(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+    def _backend(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         self.graphs += 1
         return module.forward
 
