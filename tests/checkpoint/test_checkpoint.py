@@ -32,6 +32,8 @@ from cases import (
 from sgdr_fused import FusedAdam, FusedRMSprop, FusedSGD
 from sgdr_fused.schedules import Constant
 
+pytestmark = pytest.mark.untracked
+
 STEPS = 14  # past the restarts at 3 and 9 of the first schedule, at 2, 5 and 9 or 10 of the third
 SIZES = (5, 33)
 

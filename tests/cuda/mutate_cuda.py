@@ -5,6 +5,8 @@
 A mutation is caught if the sources still compile and an assertion fails, on values or on counts; a test that ends in
 any other error does not count, nor does one that fails on the sources as they are. Each names the file of tests that
 has to notice, because all of them would take an hour. Most run on the emulated kernels.
+Each refers to the code by its text, and to the tests by the name of their file, in whichever folder. test_mutations.py
+checks that both are there.
 Some only show where accesses are ordered as loosely as a GPU's: for them, --gpu-runner is a command that runs a program
 on a pretend GPU which tracks races.
 """
@@ -49,7 +51,8 @@ class Mutation:
     new: str
     path: str = KERNEL
     is_race: bool = False
-    tests: str = "emulation"  # the file of those that notice
+    tests: str = "emulation"  # the file of those that notice: test_emulation.py, in any folder
+    places: int = 1  # where `old` stands, all of which are changed
 
 
 MUTATIONS = (
@@ -57,7 +60,14 @@ MUTATIONS = (
     Mutation("tail: begins one element late", "int i = body + static_cast", "int i = body + 1 + static_cast", DENSE),
     Mutation("body: the last vector is left out", "i + kCount <= count;", "i + 2 * kCount <= count;", DENSE),
     Mutation("body: a vector of something else", "g.load_whole(chunk.grad", "g.load_whole(chunk.param", DENSE),
-    Mutation("unscaling: not written back", "if (changes.unscales) g.store", "if (false) g.store", DENSE, tests="amp"),
+    Mutation(
+        "unscaling: not written back",
+        "if (changes.unscales) g.store",
+        "if (false) g.store",
+        DENSE,
+        tests="amp",
+        places=2,
+    ),
     Mutation(
         "gradients in 16 bits: of the other type",
         "return f(Half{});",
@@ -78,6 +88,7 @@ MUTATIONS = (
         "j + 1 < kCount",
         GRADIENT,
         tests="narrow_gradients",
+        places=2,
     ),
     Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
@@ -103,7 +114,9 @@ MUTATIONS = (
     ),
     Mutation("ticket: not reset", "atomicInc(ticket, blocks - 1)", "atomicInc(ticket, 0xffffffffu)", ARGUMENTS),
     Mutation("ticket: the first block takes itself for the last", "== blocks - 1;  //", "== 0;  //", ARGUMENTS),
-    Mutation("fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True, tests="groups"),
+    Mutation(
+        "fence: none around the ticket", "    __threadfence();\n", "", ARGUMENTS, is_race=True, tests="groups", places=2
+    ),
     Mutation(
         "fence: none before the ticket",
         "    __threadfence();\n    last",
@@ -222,6 +235,26 @@ MUTATIONS = (
 )
 
 
+def files_of_tests(mutation: Mutation) -> list[str]:
+    """The file of the tests that have to notice it, from the checkout: one, unless the name is wrong."""
+    found = sorted((ROOT / "tests").rglob(f"test_{mutation.tests}.py"))
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def misfit(mutation: Mutation) -> str | None:
+    """What the mutation says of the code or of the tests that is no longer so; None if all is well."""
+    path = ROOT / mutation.path
+    places = path.read_text().count(mutation.old) if path.is_file() else 0
+    if places != mutation.places:
+        return f"{mutation.path} has {mutation.old!r} in {places} places, not in {mutation.places}"
+    if mutation.old == mutation.new:
+        return "it changes nothing"
+    files = files_of_tests(mutation)
+    if len(files) != 1:
+        return f"tests/ has {len(files)} files named test_{mutation.tests}.py, not one"
+    return None
+
+
 def copy_checkout(target: Path) -> None:
     target.mkdir()
     for name in ("csrc", "sgdr_fused", "tests"):
@@ -277,7 +310,7 @@ def verdict_on(mutation: Mutation, checkouts: queue.Queue[Path], runner: str) ->
     try:
         if mutation.is_race:
             prepare_for_races(checkout)
-        done = run_tests(checkout, [f"tests/test_{mutation.tests}.py"], mutation.is_race, runner)
+        done = run_tests(checkout, files_of_tests(mutation), mutation.is_race, runner)
         caught = failed_assertion(checkout / REPORT) if done.returncode == 1 else None
     finally:
         path.write_text(text)
@@ -306,10 +339,10 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="mutations whose names contain one of these; default: all")
     arguments = parser.parse_args()
     chosen = [m for m in MUTATIONS if not arguments.names or any(name in m.name for name in arguments.names)]
-    for mutation in chosen:
-        if mutation.old not in (ROOT / mutation.path).read_text():
-            print(f"{mutation.name}: {mutation.path} no longer contains {mutation.old!r}")
-            return 1
+    misfits = [f"{mutation.name}: {reason}" for mutation in chosen if (reason := misfit(mutation))]
+    if misfits or not chosen:
+        print("\n".join(misfits) or "no mutation has such a name")
+        return 1
     left_out = [m for m in chosen if m.is_race and not arguments.gpu_runner]
     chosen = [m for m in chosen if m not in left_out]
     chosen.sort(key=lambda m: not m.is_race)  # which takes longest

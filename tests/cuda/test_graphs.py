@@ -12,7 +12,20 @@ from typing import Any
 import pytest
 import torch
 from bits import bits, snapshot
-from cases import DEVICE, MEASURING, SCHEDULES, SGD, TYPICAL, Case, gradient, ids, make_params, params_of, rate, train
+from cases import (
+    CASE_OF,
+    DEVICE,
+    SCHEDULES,
+    SGD,
+    TYPICAL,
+    Case,
+    gradient,
+    ids,
+    make_params,
+    params_of,
+    rate,
+    train,
+)
 from torch import nn
 
 from sgdr_fused import EMA
@@ -45,7 +58,14 @@ def optimizer_with_graph(case: Case, lr: Any) -> tuple[Any, torch.cuda.CUDAGraph
     return opt, captured(opt.step)
 
 
-@pytest.mark.parametrize("case", ids((*TYPICAL[1:3], MEASURING[-1])))
+@pytest.mark.untracked
+@pytest.mark.parametrize(
+    "case",
+    [
+        *ids(TYPICAL[1:2]),
+        *(pytest.param(CASE_OF[id], id=id, marks=pytest.mark.alike) for id in ("adam_amsgrad", "lamb")),
+    ],
+)
 def test_a_thousand_replays(case: Case) -> None:
     """Through warm restarts, growing cycles and steps that a gradient scaler skips."""
 
@@ -115,6 +135,7 @@ def test_an_error_for_a_norm_cannot_be_captured() -> None:
     assert opt.clock.item() == 2
 
 
+@pytest.mark.untracked
 @pytest.mark.parametrize("average", ids(["cycle", EMA(0.9)]))
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_replays_through_one_cycle_with_averages(case: Case, average: Any) -> None:

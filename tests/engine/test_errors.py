@@ -9,20 +9,9 @@ from typing import Any
 import pytest
 import torch
 from bits import snapshot
-from cases import ALGORITHMS, DEVICE, SCHEDULES, make_params, params_of, train
+from cases import ALGORITHMS_OF_TORCH, DEVICE, EVERY_ALGORITHM, SCHEDULES, make_params, params_of, train
 
-from sgdr_fused import (
-    FusedAdadelta,
-    FusedAdagrad,
-    FusedAdam,
-    FusedAdamax,
-    FusedAdamW,
-    FusedLAMB,
-    FusedLARS,
-    FusedNAdam,
-    FusedRMSprop,
-    FusedSGD,
-)
+from sgdr_fused import FusedAdam, FusedSGD
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Triangular
 
 NAN, INF = float("nan"), float("inf")
@@ -36,102 +25,10 @@ def names(argument: str, value: Any = "") -> str:
 
 # -------------------------------------------------------------------------------------- constructors
 
-COMMON: list[tuple[str, dict[str, Any], str, Any]] = [
-    ("lr_negative", {"lr": -0.25}, "lr", -0.25),
-    ("lr_infinite", {"lr": INF}, "lr", "inf"),
-    ("lr_nan", {"lr": NAN}, "lr", "nan"),
-    ("lr_text", {"lr": "fast"}, "lr", "fast"),
-    ("lr_none", {"lr": None}, "lr", None),
-    ("lr_complex", {"lr": 1j}, "lr", "1j"),
-    ("lr_tensor_negative", {"lr": torch.tensor(-0.25)}, "lr", -0.25),
-    ("lr_tensor_nan", {"lr": torch.tensor(NAN)}, "lr", "nan"),
-    ("lr_tensor_of_two", {"lr": torch.tensor([0.25, 0.5])}, "lr", ""),
-    ("lr_tensor_empty", {"lr": torch.zeros(0)}, "lr", ""),
-    ("lr_tensor_complex", {"lr": torch.tensor(1j)}, "lr", ""),
-    ("weight_decay_negative", {"weight_decay": -0.25}, "weight_decay", -0.25),
-    ("weight_decay_nan", {"weight_decay": NAN}, "weight_decay", "nan"),
-    ("weight_decay_infinite", {"weight_decay": INF}, "weight_decay", "inf"),
-    ("differentiable", {"differentiable": True}, "differentiable", True),
-]
-OF_SGD: list[tuple[str, dict[str, Any], str, Any]] = [
-    ("momentum_negative", {"momentum": -0.25}, "momentum", -0.25),
-    ("momentum_nan", {"momentum": NAN}, "momentum", "nan"),
-    ("momentum_infinite", {"momentum": INF}, "momentum", "inf"),
-    ("dampening_nan", {"momentum": 0.5, "dampening": NAN}, "dampening", "nan"),
-    ("nesterov_without_momentum", {"nesterov": True}, "nesterov", "momentum"),
-    ("nesterov_with_dampening", {"nesterov": True, "momentum": 0.5, "dampening": 0.25}, "dampening", 0.25),
-    ("momentum_form_unknown", {"momentum_form": "heavy"}, "momentum_form", "heavy"),
-    ("momentum_form_true", {"momentum_form": True}, "momentum_form", True),
-]
-OF_ADAM: list[tuple[str, dict[str, Any], str, Any]] = [
-    ("beta1_one", {"betas": (1.0, 0.5)}, "betas", 1.0),
-    ("beta1_negative", {"betas": (-0.25, 0.5)}, "betas", -0.25),
-    ("beta2_one", {"betas": (0.5, 1.0)}, "betas", 1.0),
-    ("beta2_above_one", {"betas": (0.5, 1.25)}, "betas", 1.25),
-    ("beta1_nan", {"betas": (NAN, 0.5)}, "betas", "nan"),
-    ("beta2_nan", {"betas": (0.5, NAN)}, "betas", "nan"),
-    ("betas_three", {"betas": (0.5, 0.5, 0.5)}, "betas", 0.5),
-    ("betas_one_number", {"betas": 0.5}, "betas", 0.5),
-    ("betas_number_and_tensor", {"betas": (0.5, torch.tensor(0.5))}, "betas", ""),
-    ("betas_tensor_of_two", {"betas": (torch.tensor([0.5, 0.5]), torch.tensor(0.5))}, "betas", ""),
-    ("beta1_schedule_reaches_one", {"betas": (Triangular(0.5, 1.0, 2), 0.5)}, "betas", ""),
-    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
-    ("eps_nan", {"eps": NAN}, "eps", "nan"),
-]
-OF_NADAM: list[tuple[str, dict[str, Any], str, Any]] = [
-    *OF_ADAM,
-    ("momentum_decay_negative", {"momentum_decay": -0.25}, "momentum_decay", -0.25),
-    ("momentum_decay_nan", {"momentum_decay": NAN}, "momentum_decay", "nan"),
-]
-OF_LARS: list[tuple[str, dict[str, Any], str, Any]] = [
-    *(row for row in COMMON if row[0] != "differentiable"),
-    *(row for row in OF_SGD if row[0] != "nesterov_without_momentum"),
-    ("nesterov_without_momentum", {"nesterov": True, "momentum": 0}, "nesterov", "momentum"),
-    ("trust_coefficient_negative", {"trust_coefficient": -0.25}, "trust_coefficient", -0.25),
-    ("trust_coefficient_nan", {"trust_coefficient": NAN}, "trust_coefficient", "nan"),
-    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
-    ("adapts_a_number", {"adapts": 1}, "adapts", 1),
-]
-OF_LAMB: list[tuple[str, dict[str, Any], str, Any]] = [
-    *(row for row in COMMON if row[0] != "differentiable"),
-    *OF_ADAM,
-    ("adapts_none", {"adapts": None}, "adapts", None),
-]
-OF_ADAGRAD: list[tuple[str, dict[str, Any], str, Any]] = [
-    ("lr_decay_negative", {"lr_decay": -0.25}, "lr_decay", -0.25),
-    ("lr_decay_nan", {"lr_decay": NAN}, "lr_decay", "nan"),
-    ("initial_value_negative", {"initial_accumulator_value": -0.25}, "initial_accumulator_value", -0.25),
-    ("initial_value_infinite", {"initial_accumulator_value": INF}, "initial_accumulator_value", "inf"),
-    ("initial_value_text", {"initial_accumulator_value": "x"}, "initial_accumulator_value", "x"),
-    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
-]
-OF_RMSPROP: list[tuple[str, dict[str, Any], str, Any]] = [
-    *(row for row in OF_SGD if row[0] in ("momentum_negative", "momentum_nan", "momentum_infinite")),
-    ("alpha_negative", {"alpha": -0.25}, "alpha", -0.25),
-    ("alpha_nan", {"alpha": NAN}, "alpha", "nan"),
-    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
-]
-OF_ADADELTA: list[tuple[str, dict[str, Any], str, Any]] = [
-    ("rho_negative", {"rho": -0.25}, "rho", -0.25),
-    ("rho_above_one", {"rho": 1.25}, "rho", 1.25),
-    ("rho_nan", {"rho": NAN}, "rho", "nan"),
-    ("eps_negative", {"eps": -0.25}, "eps", -0.25),
-]
 ARGUMENTS = [
-    pytest.param(fused, arguments, name, value, id=f"{fused.__name__}-{label}")
-    for fused, rows in (
-        (FusedSGD, COMMON + OF_SGD),
-        (FusedAdam, COMMON + OF_ADAM),
-        (FusedAdamW, COMMON + OF_ADAM),
-        (FusedLARS, OF_LARS),
-        (FusedLAMB, OF_LAMB),
-        (FusedNAdam, COMMON + OF_NADAM),
-        (FusedAdamax, COMMON + OF_ADAM),
-        (FusedAdagrad, COMMON + OF_ADAGRAD),
-        (FusedRMSprop, COMMON + OF_RMSPROP),
-        (FusedAdadelta, COMMON + OF_ADADELTA),
-    )
-    for label, arguments, name, value in rows
+    pytest.param(algorithm.fused, arguments, name, value, id=f"{algorithm.fused.__name__}-{label}")
+    for algorithm in EVERY_ALGORITHM.values()
+    for label, arguments, name, value in algorithm.bad_arguments
 ]
 
 
@@ -192,7 +89,7 @@ PARAMETERS: list[tuple[str, Callable[[], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("fused", [a.fused for a in ALGORITHMS.values()], ids=list(ALGORITHMS))
+@pytest.mark.parametrize("fused", [a.fused for a in ALGORITHMS_OF_TORCH.values()], ids=list(ALGORITHMS_OF_TORCH))
 @pytest.mark.parametrize(("make", "says"), [pytest.param(m, s, id=i) for i, m, s in PARAMETERS])
 def test_parameters(fused: Any, make: Callable[[], Any], says: str) -> None:
     with pytest.raises((*BAD, RuntimeError), match=rf"(?i){says}"):

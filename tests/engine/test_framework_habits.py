@@ -17,6 +17,8 @@ from cases import DEVICE, train
 from courses import KINDS, PAIRS, SCHEDULE, SIZES, assert_same_course, assert_unharmed, made
 from torch import Tensor
 
+pytestmark = pytest.mark.untracked
+
 # ---- containers that are taken apart and put together again
 
 

@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler
 
 from sgdr_fused import FusedSGD
 
+pytestmark = pytest.mark.untracked
+
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "one_cycle_linear": lambda opt: lr_scheduler.OneCycleLR(opt, 0.3, total_steps=10, anneal_strategy="linear"),
     "one_cycle": lambda opt: lr_scheduler.OneCycleLR(opt, 0.3, total_steps=10),

@@ -16,6 +16,8 @@ from torch import nn
 
 from sgdr_fused import FusedAdamW, FusedSGD
 
+pytestmark = pytest.mark.untracked
+
 # ---- wrappers that share groups
 
 

@@ -7,7 +7,10 @@ from cases import EMULATED, PRETEND
 from fuzz.machine import OptimizerMachine
 from hypothesis import HealthCheck, settings
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what an action has to warn of, it looks at itself
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # what an action has to warn of, it looks at itself
+    pytest.mark.untracked,
+]
 
 # What it looks for is in the host's code; there it is fast.
 EXAMPLES, ACTIONS = 5 if PRETEND else 20 if EMULATED else 200, 30

@@ -8,9 +8,11 @@ import pytest
 import torch
 from bits import bits
 from cases import (
+    CASE_OF,
     CASES,
     DEVICE,
     DTYPES,
+    EVERY_ALGORITHM,
     HALVES,
     MEASURING,
     NUMBERS,
@@ -91,34 +93,14 @@ def test_clock_is_shared_by_a_group_added_later(case: Case) -> None:
     assert_within(second[0], oracle.params[0], STEPS * TIGHT * (1 + oracle.params[0].abs()), "parameter")
 
 
-OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "sgd": [{"momentum": 0.9, "nesterov": True}, {}, {"momentum": 0.5, "dampening": 0.2}, {"maximize": True}],
-    "adam": [{"amsgrad": True, "betas": (0.5, 0.5)}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
-    "adamw": [{"amsgrad": True}, {"betas": (0.0, 0.9)}, {"maximize": True}, {"weight_decay": 0.5}],
-    "classical": [{"nesterov": True, "dampening": 0}, {}, {"momentum_form": "torch"}, {"maximize": True}],
-    "nadam": [
-        {"momentum_decay": 0.5},
-        {},
-        {"betas": (0.5, 0.5)},
-        {"weight_decay": 0.1, "decoupled_weight_decay": True},
-    ],
-    "lars": [{"adapts": False}, {}, {"trust_coefficient": 0.1, "eps": 0.1}, {"momentum_form": "torch"}],
-    "lamb": [{"adapts": False}, {}, {"betas": (0.5, 0.5)}, {"eps": 0.1, "weight_decay": 0.1}],
-    "adamax": [{"betas": (0.5, 0.5)}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
-    "adagrad": [{"lr_decay": 0.5}, {}, {"eps": 0.1}, {"initial_accumulator_value": 0.5}],
-    "rmsprop": [{"centered": True}, {"momentum": 0.5}, {"centered": True, "momentum": 0.9}, {"alpha": 0.5}],
-    "adadelta": [{"rho": 0.5}, {}, {"eps": 0.1}, {"weight_decay": 0.1}],
-}
-
-
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", EVERY_ALGORITHM)
 def test_every_group_has_its_own_options(name: str) -> None:
-    case = next(c for c in CASES if c.id == name)
+    case, every = CASE_OF[name], EVERY_ALGORITHM[name].group_options
     groups = [make_params((3, 17), torch.float64, seed=g) for g in range(4)]
-    opt = case.fused([{"params": g, **o} for g, o in zip(groups, OPTIONS[name], strict=True)], lr=0.05)
+    opt = case.fused([{"params": g, **o} for g, o in zip(groups, every, strict=True)], lr=0.05)
     oracles = [Oracle(case, g) for g in groups]
     for t in range(STEPS):
-        for group, oracle, options in zip(groups, oracles, OPTIONS[name], strict=True):
+        for group, oracle, options in zip(groups, oracles, every, strict=True):
             for i, p in enumerate(group):
                 p.grad = gradient(p, t, i)
             oracle.step([p.grad for p in group], [0.05] * len(group), **options)

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from bits import snapshot
-from cases import ALGORITHMS, DEVICE, make_params, params_of, train
+from cases import ALGORITHMS_OF_TORCH, DEVICE, EVERY_ALGORITHM, make_params, params_of, train
 from torch import nn
 
-from sgdr_fused import FusedAdam, FusedLAMB, FusedLARS, FusedSGD, SnapshotEnsemble
+from sgdr_fused import FusedAdam, FusedSGD, SnapshotEnsemble
 from sgdr_fused.schedules import CosineWarmRestarts, MultiStep, OneCycle, Step
+
+pytestmark = pytest.mark.untracked
 
 LR, MOMENTUM = OneCycle(0.1, total_steps=10)
 
@@ -34,7 +36,7 @@ BAD_HYPERS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("fused", [a.fused for a in ALGORITHMS.values()], ids=list(ALGORITHMS))
+@pytest.mark.parametrize("fused", [a.fused for a in ALGORITHMS_OF_TORCH.values()], ids=list(ALGORITHMS_OF_TORCH))
 @pytest.mark.parametrize(("value", "says"), BAD_HYPERS, ids=[str(i) for i in range(len(BAD_HYPERS))])
 def test_what_is_no_rate(fused: Any, value: Any, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=says) as caught:
@@ -153,8 +155,7 @@ def test_what_needs_cycles(schedule: Any, use: str, tmp_path: Any) -> None:
         (FusedSGD, {"max_grad_norm": 1.0}),
         (FusedSGD, {"skip_nonfinite": True}),
         (FusedSGD, {"error_if_nonfinite": True}),
-        (FusedLARS, {}),
-        (FusedLAMB, {}),
+        *((algorithm.fused, {}) for algorithm in EVERY_ALGORITHM.values() if algorithm.per_tensor),
     ],
 )
 def test_the_norm_of_a_shard(fused: Any, options: dict[str, Any], mark: str) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from cases import (
+    CASE_OF,
     CASES,
     DEVICE,
+    EVERY_ALGORITHM,
     PRETEND,
     SCHEDULES,
     TYPICAL,
@@ -173,34 +175,15 @@ def test_schedule_reaches_restarts_exactly() -> None:
 MOMENTUM = Triangular(0.5, 0.9, step_size_up=3)
 SWITCHED = Table((0.0, 0.5, 0.0, 0.25, 0.0, 0.75))  # off and on
 OTHERS = [
-    pytest.param(name, next(c for c in CASES if c.id == case), schedule, id=f"{case}-{name}{suffix}")
-    for case, name, schedule, suffix in (
-        ("sgd", "momentum", MOMENTUM, ""),
-        ("sgd", "weight_decay", MOMENTUM, ""),
-        ("adam_amsgrad", "weight_decay", MOMENTUM, ""),
-        ("adamw", "weight_decay", MOMENTUM, ""),
-        ("adam_amsgrad", "betas", MOMENTUM, ""),
-        ("classical", "momentum", MOMENTUM, ""),
-        ("nadam", "betas", MOMENTUM, ""),
-        ("nadam_decoupled", "weight_decay", MOMENTUM, ""),
-        ("lars", "momentum", MOMENTUM, ""),
-        ("lars", "weight_decay", MOMENTUM, ""),
-        ("lamb", "betas", MOMENTUM, ""),
-        ("lamb", "weight_decay", MOMENTUM, ""),
-        ("adamax", "betas", MOMENTUM, ""),
-        ("adamax", "weight_decay", MOMENTUM, ""),
-        ("adagrad", "weight_decay", MOMENTUM, ""),
-        ("rmsprop", "weight_decay", MOMENTUM, ""),
-        ("rmsprop", "momentum", MOMENTUM, ""),
-        ("rmsprop_centered", "momentum", MOMENTUM, ""),
-        ("adadelta", "weight_decay", MOMENTUM, ""),
-        # Where it is 0, the buffer waits; reference.py is called with the number 0 and leaves it alone.
-        ("sgd_momentum", "momentum", SWITCHED, "_off_and_on"),
-        ("classical", "momentum", SWITCHED, "_off_and_on"),
-        ("lars_torch", "momentum", SWITCHED, "_off_and_on"),
-        ("rmsprop_momentum", "momentum", SWITCHED, "_off_and_on"),
-        ("rmsprop_centered_momentum", "momentum", SWITCHED, "_off_and_on"),
-    )
+    pytest.param(name, CASE_OF[case], MOMENTUM, id=f"{case}-{name}")
+    for algorithm in EVERY_ALGORITHM.values()
+    for case, name in algorithm.schedulable
+]
+# Where it is 0, the buffer waits; reference.py is called with the number 0 and leaves it alone.
+OTHERS += [
+    pytest.param("momentum", CASE_OF[case], SWITCHED, id=f"{case}-momentum_off_and_on")
+    for algorithm in EVERY_ALGORITHM.values()
+    for case in algorithm.momentum_off_and_on
 ]
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 from bits import bits, snapshot
-from cases import ALGORITHMS, DEVICE, make_params, params_of, set_gradients, train
+from cases import ALGORITHMS_OF_TORCH, DEVICE, make_params, params_of, set_gradients, train
 from torch.optim import lr_scheduler as torch_schedulers
 
 from sgdr_fused import EMA, FusedAdam, FusedAdamW, FusedLAMB, FusedRMSprop, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts, Exponential, OneCycle, Table, Triangular
+
+pytestmark = pytest.mark.untracked
 
 SCHEDULE = CosineWarmRestarts(0.5, T_0=7, eta_min=0.01)
 TIGHT = 1e-12  # a GPU's sines and powers are not the host's to the last bit
@@ -209,7 +211,7 @@ def test_a_warning_that_is_an_error_changes_nothing() -> None:
     ids=["OneCycleLR", "LinearLR", "LambdaLR"],
 )
 def test_peer_23_a_scheduler_that_dips_below_zero(fused: Any, make: Any) -> None:
-    algorithm = next(a for a in ALGORITHMS.values() if a.fused is fused)
+    algorithm = next(a for a in ALGORITHMS_OF_TORCH.values() if a.fused is fused)
     params, theirs = make_params((3,), torch.float64), make_params((3,), torch.float64)
     ours, peer = fused(params, lr=0.1), algorithm.torch(theirs, lr=0.1, foreach=False)
     schedulers = make(ours), make(peer)
@@ -653,9 +655,9 @@ def test_checkpoints_go_from_one_form_of_adam_to_another(make: Any, loads: Any) 
     assert bits(opt.state[params_of(opt)[0]]["exp_avg"]) == bits(source.state[params_of(source)[0]]["exp_avg"])
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", list(ALGORITHMS_OF_TORCH))
 def test_every_algorithm_knows_its_own_checkpoints(name: str) -> None:
-    algorithm = ALGORITHMS[name]
+    algorithm = ALGORITHMS_OF_TORCH[name]
     for make in (algorithm.fused, algorithm.torch):
         source = make(make_params((3,)), lr=0.1)
         train(source, range(2))

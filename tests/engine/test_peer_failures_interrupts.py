@@ -26,6 +26,8 @@ from sgdr_fused import (
 )
 from sgdr_fused.schedules import CosineWarmRestarts
 
+pytestmark = pytest.mark.untracked
+
 pytest.importorskip("safetensors", reason="snapshots are safetensors files")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ALGORITHMS, NOT_IN_TORCH, PRETEND, assert_within, ids, ulp, values
+from cases import EVERY_ALGORITHM, PRETEND, assert_within, ulp, values
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
@@ -21,7 +21,7 @@ from sgdr_fused.schedules import CosineWarmRestarts
 if PRETEND:
     import pretend_gpu
 
-pytestmark = pytest.mark.skipif(not PRETEND, reason="counts need the pretend GPU's counters")
+pytestmark = [pytest.mark.skipif(not PRETEND, reason="counts need the pretend GPU's counters"), pytest.mark.untracked]
 
 WARMUP = 1  # step, which builds the plan
 SKIPPED = 4  # the step where found_inf says so
@@ -71,6 +71,9 @@ MODELS = (
     Model("two_dtypes", (5, 33, 0, 17), groups=2, dtypes=(torch.float32, torch.bfloat16), launches=2),
 )
 
+LARGE = MODELS[1:3]
+ALIKE = pytest.mark.alike
+
 # From the parameter, its gradient of this step and whether it shall have none to what stands in `.grad`.
 Put = Callable[[Tensor, Tensor, bool], Tensor | None]
 
@@ -105,7 +108,7 @@ class Training:
         groups = [[torch.nn.Parameter(p) for p in group] for group in model.tensors(0, device)]
         self.params = [p for group in groups for p in group]
         self.tensor = torch.tensor(0.1, device=device)
-        self.opt: Any = {**ALGORITHMS, **NOT_IN_TORCH}[algorithm].fused(
+        self.opt: Any = EVERY_ALGORITHM[algorithm].fused(
             [{"params": group, "lr": RATES[rate](i, self.tensor)} for i, group in enumerate(groups)],
             **{**OPTIONS, **MEASURING}[algorithm],
             **options,
@@ -189,8 +192,14 @@ def test_one_launch_and_nothing_else(algorithm: str, rate: str, put: Put, scaled
     check_cost(algorithm, RESNET50, rate, put, scaled)
 
 
-@pytest.mark.parametrize("model", ids(MODELS))
-@pytest.mark.parametrize("algorithm", OPTIONS)
+@pytest.mark.parametrize(
+    ("algorithm", "model"),
+    [
+        pytest.param(name, model, id=f"{name}-{model.id}", marks=ALIKE if name == "adam" and model in LARGE else ())
+        for name in OPTIONS
+        for model in MODELS
+    ],
+)
 def test_launches_of_a_model(algorithm: str, model: Model) -> None:
     """With a schedule of its own for each group, gradients that are missing, and all others at new addresses.
 
@@ -202,7 +211,9 @@ def test_launches_of_a_model(algorithm: str, model: Model) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "passes"),
     [
-        *((model, {"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2) for model in (RESNET50, *MODELS[2:])),
+        (RESNET50, {"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2),
+        pytest.param(MODELS[2], {"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2, marks=ALIKE),
+        (MODELS[3], {"max_grad_norm": 1.0, "max_grad_value": 0.9}, 2),
         (RESNET50, {"skip_nonfinite": True}, 2),
         (RESNET50, {"max_grad_value": 0.9}, 1),
     ],
@@ -216,7 +227,9 @@ def test_one_more_launch_for_the_norm(model: Model, options: dict[str, Any], pas
 @pytest.mark.parametrize(
     ("algorithm", "model", "options", "passes"),
     [
-        *(("lars", model, {}, 2) for model in (RESNET50, *MODELS[2:])),
+        ("lars", RESNET50, {}, 2),
+        pytest.param("lars", MODELS[2], {}, 2, marks=ALIKE),
+        ("lars", MODELS[3], {}, 2),
         ("lars", RESNET50, {"max_grad_norm": 1.0}, 3),
         ("lamb", RESNET50, {}, 2),
         ("lamb", MODELS[3], {"max_grad_norm": 1.0}, 3),

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, DEVICE, NUMBERS, Case, assert_within, make_params, one_step_tolerance, values
+from cases import DEVICE, NUMBERS, Case, assert_within, make_params, one_step_tolerance, values
 from torch import Tensor
 from torch.nn import Parameter
 
 from sgdr_fused.schedules import Schedule
 
-BY_ID = {case.id: case for case in CASES}
 SHAPES = ((3,), (2, 3), (), (5, 2), (0,), (2, 3, 2, 2), (17,))
 EVERY_SCHEDULABLE = ("lr", "momentum", "betas", "weight_decay")
 

@@ -50,6 +50,7 @@ def scaled_backward(params: Any, scaler: Any, t: int) -> None:
         params[-1].grad[1] = float("inf") if t % 2 else float("nan")
 
 
+@pytest.mark.untracked
 @pytest.mark.parametrize("unscaled_before", [False, True], ids=["scaled", "unscale_"])
 @pytest.mark.parametrize("case", ids(CASES))
 def test_loop_against_torch_unfused(case: Case, unscaled_before: bool) -> None:

@@ -209,6 +209,7 @@ def test_counts_without_any_gradient() -> None:
 # ---------------------------------------------------------------------------- what is kept, and what is not
 
 
+@pytest.mark.untracked
 @pytest.mark.parametrize("stop", [1, 3, 4, 9])
 @pytest.mark.parametrize("average", ids(AVERAGES))
 @pytest.mark.parametrize("way", ["checkpoint", "pickle", "deepcopy"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bits import bits
 from cases import (
-    ALGORITHMS,
+    ALGORITHMS_OF_TORCH,
     CASES,
     DEVICE,
     SCHEDULES,
@@ -52,7 +52,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
                 assert_within(ours.state[p][key], expected.double(), tolerance, key)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", ALGORITHMS_OF_TORCH.values(), ids=list(ALGORITHMS_OF_TORCH))
 def test_signature_and_defaults(algorithm: Any) -> None:
     def described(cls: Any) -> list[Any]:
         parameters = inspect.signature(cls).parameters.values()
@@ -75,7 +75,7 @@ def test_signature_and_defaults(algorithm: Any) -> None:
     ("algorithm", "options"),
     [
         pytest.param(algorithm, {option: value}, id=f"{name}-{option}={value}")
-        for name, algorithm in ALGORITHMS.items()
+        for name, algorithm in ALGORITHMS_OF_TORCH.items()
         for option, value in (("foreach", True), ("fused", True), ("fused", False), ("capturable", True))
         if algorithm.takes(option)
     ],
@@ -237,7 +237,7 @@ def test_exception_in_a_closure_leaves_all_as_it_was() -> None:
     assert opt.clock.item() == 1
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", ALGORITHMS_OF_TORCH.values(), ids=list(ALGORITHMS_OF_TORCH))
 def test_profiler_range(algorithm: Any) -> None:
     opt = algorithm.fused(make_params(SIZES))
     train(opt, range(1))  # a profiler that starts later is noticed

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 from cases import (
-    ALGORITHMS,
     DEVICE,
-    NOT_IN_TORCH,
+    EVERY_ALGORITHM,
     PRETEND,
     Algorithm,
     assert_within,
@@ -37,34 +36,11 @@ SIZES = (3, 8)
 TIGHT = 1e-12
 
 COMMON: dict[str, tuple[Any, ...]] = {"weight_decay": (0, 0.1), "maximize": (False, True)}
-MOMENTUM: dict[str, tuple[Any, ...]] = {"momentum": (0, 0.9)}
-OF_ADAM: dict[str, tuple[Any, ...]] = {"betas": ((0.9, 0.999), (0.4, 0.5)), "eps": (1e-8, 1e-2)}
-CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "sgd": {**MOMENTUM, "dampening": (0, 0.3), "nesterov": (False, True)},
-    "classical": {**MOMENTUM, "dampening": (0, 0.3), "nesterov": (False, True), "momentum_form": ("classical",)},
-    "adam": {**OF_ADAM, "amsgrad": (False, True), "decoupled_weight_decay": (False, True)},
-    "adamw": {**OF_ADAM, "amsgrad": (False, True)},
-    "nadam": {**OF_ADAM, "momentum_decay": (4e-3, 0.5), "decoupled_weight_decay": (False, True)},
-    "lars": {
-        **MOMENTUM,
-        "dampening": (0, 0.3),
-        "nesterov": (False, True),
-        "momentum_form": ("classical", "torch"),
-        "adapts": (True, False),
-        "trust_coefficient": (0.01,),
-    },
-    "lamb": {**OF_ADAM, "adapts": (True, False)},
-    "adamax": OF_ADAM,
-    "adagrad": {"lr_decay": (0, 0.1), "initial_accumulator_value": (0, 0.5), "eps": (1e-10, 1e-2)},
-    "rmsprop": {**MOMENTUM, "centered": (False, True), "alpha": (0.99, 0.9), "eps": (1e-8, 1e-2)},
-    "adadelta": {"rho": (0.9, 0.5), "eps": (1e-6, 1e-2)},
-}
 
 
 def rows() -> Iterator[Any]:
-    for name, choices in CHOICES.items():
-        algorithm = {**ALGORITHMS, **NOT_IN_TORCH}[name]
-        every = {**choices, **COMMON}
+    for name, algorithm in EVERY_ALGORITHM.items():
+        every = {**algorithm.choices, **COMMON}
         for values in itertools.product(*every.values()):
             options = dict(zip(every, values, strict=True))
             if options.get("nesterov") and (not options["momentum"] or options["dampening"]):

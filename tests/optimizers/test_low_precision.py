@@ -33,6 +33,8 @@ from torch import Tensor, nn
 
 from sgdr_fused import EMA, FusedAdam, FusedSGD, reference
 
+pytestmark = pytest.mark.formulas
+
 STEPS = 5
 SIZES = SMALL_SIZES if PRETEND else (*SMALL_SIZES, 16385, 40001)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from bits import bits
 from cases import (
+    CASE_OF,
     CASES,
     DEVICE,
     HALVES,
@@ -121,7 +122,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("dtype", ids(HALVES))
-@pytest.mark.parametrize("case", ids((TYPICAL[1], MEASURING[1])))
+@pytest.mark.parametrize("case", ids((TYPICAL[1], CASE_OF["lamb"])))
 def test_layouts(case: Case, dtype: torch.dtype, view: str) -> None:
     narrow, wide = (case.fused(make_params([(61, 37)]), lr=0.1, max_grad_norm=1.0) for _ in range(2))
     for t in range(STEPS):

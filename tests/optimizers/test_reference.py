@@ -5,8 +5,7 @@ All combinations of options, twelve steps at changing rates, every element of pa
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,14 +13,10 @@ import pytest
 import torch
 from bits import bits
 from cases import (
-    ALGORITHMS,
-    CLASSICAL_SGD,
     DTYPES,
+    EVERY_ALGORITHM,
     HALVES,
-    LARS,
-    NOT_IN_TORCH,
     NUMBERS,
-    SGD,
     Algorithm,
     assert_within,
     ids,
@@ -33,7 +28,7 @@ from torch import Tensor
 
 from sgdr_fused import reference
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.formulas]
 
 # Two falls, a step at rate 0, and a rise.
 RATES = (0.1, 0.075, 0.025, 0.1, 0.0, 0.09, 0.05, 0.02, 0.001, 0.03, 0.06, 0.09)
@@ -50,76 +45,17 @@ class Options:
 
     @property
     def has_step(self) -> bool:
-        return self.algorithm not in (SGD, CLASSICAL_SGD, LARS)
+        return self.algorithm.has_step
 
     def update(self, param: Tensor, grad: Tensor, state: State, lr: float) -> None:
         self.algorithm.reference(param, grad, state, lr=lr, **{**self.algorithm.defaults, **self.hyper})
 
 
-def named(options: Mapping[str, Any]) -> str:
-    return "-".join(k if v is True else f"{k}={v}" for k, v in options.items() if v) or "plain"
-
-
-def combinations(**choices: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    for combination in itertools.product(*choices.values()):
-        yield dict(zip(choices, combination, strict=True))
-
-
-def sgd_options() -> Iterator[Options]:
-    every = combinations(
-        momentum=(0, 0.9), dampening=(0, 0.3), weight_decay=(0, 0.1), nesterov=(False, True), maximize=(False, True)
-    )
-    for hyper in every:
-        if not hyper["nesterov"] or (hyper["momentum"] and not hyper["dampening"]):
-            yield Options(SGD, hyper, id=f"sgd-{named(hyper)}")
-            if not hyper["maximize"]:
-                yield Options(CLASSICAL_SGD, {**hyper, "momentum_form": "classical"}, id=f"classical-{named(hyper)}")
-
-
-# The first moment weighs a gradient less than half, more than half, and wholly; at beta2 = 0.5 the
-# second moment also falls, without which amsgrad's maximum would never be in use.
-MOMENTS: tuple[dict[str, Any], ...] = (
-    {"betas": (0.9, 0.999), "eps": 1e-8},
-    {"betas": (0.4, 0.5), "eps": 1e-3},
-    {"betas": (0.0, 0.5), "eps": 1e-8},
+OPTIONS = tuple(
+    Options(algorithm, hyper, id=f"{name}-{options}")
+    for name, algorithm in EVERY_ALGORITHM.items()
+    for options, hyper in algorithm.reference_options.items()
 )
-
-
-def adam_options() -> Iterator[Options]:
-    every = combinations(weight_decay=(0, 0.1), amsgrad=(False, True), maximize=(False, True))
-    for hyper, moments, name in itertools.product(every, MOMENTS, ("adam", "adamw")):
-        name_and_beta = f"{name}-beta1={moments['betas'][0]}"
-        yield Options(ALGORITHMS[name], {**moments, **hyper}, id=f"{name_and_beta}-{named(hyper)}")
-
-
-# With default eps, Adadelta's updates are lost in 16 bits.
-ADAPTIVE: dict[str, tuple[dict[str, Any], ...]] = {
-    "nadam": tuple(
-        {**moments, "momentum_decay": decay, "decoupled_weight_decay": decay == 0.5}
-        for moments in MOMENTS
-        for decay in (4e-3, 0.5)
-    ),
-    "lars": tuple(
-        {"trust_coefficient": 0.5, "eps": 1.0, **hyper}
-        for hyper in combinations(momentum=(0, 0.9), momentum_form=("classical", "torch"), adapts=(False, True))
-    ),
-    "lamb": tuple({**moments, "adapts": adapts} for moments in MOMENTS for adapts in (False, True)),
-    "adamax": MOMENTS,
-    "adagrad": tuple(combinations(lr_decay=(0, 0.1), initial_accumulator_value=(0, 0.5))),
-    "rmsprop": tuple(combinations(alpha=(0.9,), momentum=(0, 0.9), centered=(False, True))),
-    "adadelta": ({"eps": 0.01}, {"rho": 0.5, "eps": 0.1}),
-}
-
-
-def adaptive_options() -> Iterator[Options]:
-    """Decay and sign, which enter in front of everything else, only together."""
-    for name, choices in ADAPTIVE.items():
-        for hyper, rest in itertools.product(choices, ({}, {"weight_decay": 0.1, "maximize": True})):
-            algorithm = {**ALGORITHMS, **NOT_IN_TORCH}[name]
-            yield Options(algorithm, {**hyper, **rest}, id=f"{name}-{named({**hyper, **rest})}")
-
-
-OPTIONS = (*sgd_options(), *adam_options(), *adaptive_options())
 
 
 def pick(*names: str) -> list[Any]:
@@ -307,8 +243,8 @@ def test_a_zero_gradient_is_no_nan_in_float16() -> None:
 
 @pytest.mark.parametrize("options", TYPICAL)
 def test_denormal_numbers_are_kept(options: Options) -> None:
-    if options.has_step:  # the second moment underflows: eps alone is to be the denominator
-        options = replace(options, hyper={**options.hyper, "eps": 1.0})
+    # Second moments underflow: eps alone is to be the denominator.
+    options = replace(options, hyper={**options.hyper, **options.algorithm.denormal})
     tiny = torch.finfo(torch.float32).tiny
     start = torch.tensor([tiny / 4, -tiny / 8, tiny * 3, 2.0**-149])
     param, state = start.clone(), State()

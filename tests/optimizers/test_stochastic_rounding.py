@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from sgdr_fused import FusedAdam, FusedSGD, reference
 from sgdr_fused._native import backends
 
+pytestmark = pytest.mark.formulas
+
 BFLOAT16 = torch.bfloat16
 # Around the number of elements that share a key.
 SIZES = (1, 7, 16383, 16384, 16385, 40001)

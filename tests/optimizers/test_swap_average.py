@@ -14,6 +14,8 @@ from torch.optim.swa_utils import update_bn
 
 from sgdr_fused import EMA, FusedSGD, refreshed_batch_norm
 
+pytestmark = pytest.mark.untracked
+
 SIZES = (5, 0, 33)
 
 

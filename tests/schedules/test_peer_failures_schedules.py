@@ -40,7 +40,7 @@ from sgdr_fused.schedules import (
     from_torch,
 )
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.untracked]
 needs_extension = pytest.mark.skipif(backends.load() is None, reason="about the schedules' C++ form")
 
 # ------------------------------------------------------------------------- 38: any step in C++

@@ -19,7 +19,7 @@ from PIL import Image
 from sgdr_fused import LRFindResult
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Schedule, Triangular
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.formulas]
 
 COSINE = CosineWarmRestarts(0.1, T_0=3, T_mult=2, eta_min=0.01)
 TRIANGULAR = Triangular(0.01, 0.1, step_size_up=4)

@@ -30,6 +30,8 @@ from sgdr_fused.schedules import (
     Warmup,
 )
 
+pytestmark = pytest.mark.formulas
+
 STEPS = (*range(60), 10**6, FAR)
 OTHERS = [SCHEDULES[-1], *SCHEDULES[:-1]]  # beside SCHEDULES, each has its neighbour
 

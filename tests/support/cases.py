@@ -1,40 +1,24 @@
-"""The one table of configurations, and the inputs, oracle and error bounds that the tests share.
+"""Where the tests run, and the inputs, oracle and error bounds that they share.
 
-A new optimizer is a row in the first table and its configurations in the second.
+The algorithms and their configurations are those that tests/algorithms/ declares.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import emulation
-import layerwise
-import operands
 import pytest
 import torch
-from classical_sgd import ClassicalSGD
+from algorithms import CASE_OF, CASES, EVERY_ALGORITHM, Algorithm, Case  # noqa: F401  (tests take them from here)
 from torch import Tensor
-from torch_nadam import NAdam
 
-from sgdr_fused import (
-    FusedAdadelta,
-    FusedAdagrad,
-    FusedAdam,
-    FusedAdamax,
-    FusedAdamW,
-    FusedLAMB,
-    FusedLARS,
-    FusedNAdam,
-    FusedRMSprop,
-    FusedSGD,
-    reference,
-)
+from sgdr_fused import reference
 from sgdr_fused._native import backends
 from sgdr_fused.schedules import CosineWarmRestarts, Schedule, Triangular
 
@@ -66,135 +50,18 @@ def expected_backend() -> str:
     return "cpu" if DEVICE.type == "cpu" and backends.load() else ("reference" if DEVICE.type == "cpu" else "cuda")
 
 
-# ---------------------------------------------------------------------------------------- the table
+# -------------------------------------------------------------------------------------- algorithms
 
-
-Tensors = dict[str, Tensor]
 NUMBERS = ("step", "mu_product")  # entries of a parameter's state that are one number, in float64
 
-
-@dataclasses.dataclass(frozen=True)
-class Algorithm:
-    """A fused class, torch's class, the function of reference.py with its defaults, how large its sums are
-    (operands.py), the entries of its groups that torch's has not, and whether an update depends on all elements of its
-    parameter."""
-
-    fused: type[torch.optim.Optimizer]
-    torch: type[torch.optim.Optimizer]
-    reference: Callable[..., None]
-    defaults: Mapping[str, Any]
-    largest_operand: Callable[..., Tensors]
-    beyond_torch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    per_tensor: bool = False
-
-    def takes(self, option: str) -> bool:
-        """Whether torch's constructor, and so ours, has that argument."""
-        return option in inspect.signature(self.torch).parameters
-
-
-_ADAM_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-_ADAMW_DEFAULTS = {**_ADAM_DEFAULTS, "weight_decay": 1e-2, "decoupled_weight_decay": True}
-_NADAM_DEFAULTS = {**_ADAM_DEFAULTS, "momentum_decay": 4e-3}
-_LARS_DEFAULTS = {"trust_coefficient": 1e-3, "eps": 1e-8, "momentum": 0.9, "momentum_form": "classical"}
-_LAMB_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
-_ADAGRAD_DEFAULTS = {"lr_decay": 0.0, "eps": 1e-10}
-_RMSPROP_DEFAULTS = {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0}
-_ADADELTA_DEFAULTS = {"rho": 0.9, "eps": 1e-6}
-SGD = Algorithm(FusedSGD, torch.optim.SGD, reference.sgd, {}, operands.sgd, beyond_torch={"momentum_form": "torch"})
-CLASSICAL_SGD = Algorithm(FusedSGD, ClassicalSGD, reference.sgd, {}, operands.sgd)
-ADAM = Algorithm(FusedAdam, torch.optim.Adam, reference.adam, _ADAM_DEFAULTS, operands.adam)
-ADAMW = Algorithm(FusedAdamW, torch.optim.AdamW, reference.adam, _ADAMW_DEFAULTS, operands.adam)
-NADAM = Algorithm(FusedNAdam, NAdam, reference.nadam, _NADAM_DEFAULTS, operands.nadam)
-ADAMAX = Algorithm(FusedAdamax, torch.optim.Adamax, reference.adamax, _ADAM_DEFAULTS, operands.adamax)
-ADAGRAD = Algorithm(FusedAdagrad, torch.optim.Adagrad, reference.adagrad, _ADAGRAD_DEFAULTS, operands.adagrad)
-RMSPROP = Algorithm(FusedRMSprop, torch.optim.RMSprop, reference.rmsprop, _RMSPROP_DEFAULTS, operands.rmsprop)
-ADADELTA = Algorithm(FusedAdadelta, torch.optim.Adadelta, reference.adadelta, _ADADELTA_DEFAULTS, operands.adadelta)
-LARS = Algorithm(FusedLARS, layerwise.LARS, reference.lars, _LARS_DEFAULTS, operands.lars, per_tensor=True)
-LAMB = Algorithm(FusedLAMB, layerwise.LAMB, reference.lamb, _LAMB_DEFAULTS, operands.lamb, per_tensor=True)
-# Those that torch has, and those that it has not, beside which stands a class of the tests'.
-ALGORITHMS = {
-    "sgd": SGD,
-    "adam": ADAM,
-    "adamw": ADAMW,
-    "nadam": NADAM,
-    "adamax": ADAMAX,
-    "adagrad": ADAGRAD,
-    "rmsprop": RMSPROP,
-    "adadelta": ADADELTA,
-}
-NOT_IN_TORCH = {"classical": CLASSICAL_SGD, "lars": LARS, "lamb": LAMB}
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One configuration of one optimizer. `hyper` are constructor arguments other than lr."""
-
-    id: str
-    algorithm: Algorithm
-    hyper: Mapping[str, Any]
-
-    def fused(self, params: Iterable[Any], **changed: Any) -> Any:
-        return self.algorithm.fused(params, **{**self.hyper, **changed})
-
-    def torch(self, params: Iterable[Any], **changed: Any) -> torch.optim.Optimizer:
-        return self.algorithm.torch(params, **{**self.hyper, **changed})
-
-    def largest_operand(self, lr: float, old: Tensors, grad: Tensor, new: Tensors, step: int) -> Tensors:
-        hyper = {**self.algorithm.defaults, **self.hyper}
-        return self.algorithm.largest_operand(hyper, lr, old, grad, new, step)
-
-    def reference(self, param: Tensor, grad: Tensor, state: dict[str, Tensor], **changed: Any) -> None:
-        self.algorithm.reference(param, grad, state, **{**self.algorithm.defaults, **self.hyper, **changed})
-
-
-def _case(name: str, **hyper: Any) -> Case:
-    return Case(name, {**ALGORITHMS, **NOT_IN_TORCH}[name.split("_")[0]], hyper)
-
-
-# beta2 = 0.5 lets the second moment fall, without which amsgrad's maximum is never taken;
-# beta1 = 0.4 takes the other branch of torch's lerp.
-CASES = (
-    _case("sgd"),
-    _case("sgd_weight_decay", weight_decay=0.1),
-    _case("sgd_momentum", momentum=0.9),
-    _case("sgd_dampening", momentum=0.9, dampening=0.3),
-    _case("sgd_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1),
-    _case("sgd_maximize", momentum=0.8, dampening=0.1, weight_decay=0.1, maximize=True),
-    _case("adam"),
-    _case("adam_low_betas", betas=(0.4, 0.9), eps=1e-3),
-    _case("adam_weight_decay", weight_decay=0.1),
-    _case("adam_amsgrad", amsgrad=True, betas=(0.9, 0.5), weight_decay=0.1),
-    _case("adam_maximize", maximize=True, weight_decay=0.1),
-    _case("adam_decoupled", decoupled_weight_decay=True, weight_decay=0.1),
-    _case("adamw"),
-    _case("adamw_amsgrad", amsgrad=True, betas=(0.9, 0.5), maximize=True, weight_decay=0.1),
-    # Of the others, each kernel with each branch of its rule. Adadelta's default eps gives updates that 16 bits lose,
-    # RMSprop's default alpha a buffer of many times the gradients, and LARS' trust coefficient is for large batches.
-    _case("classical", momentum=0.9, dampening=0.3, momentum_form="classical"),
-    _case("classical_nesterov", momentum=0.9, nesterov=True, weight_decay=0.1, momentum_form="classical"),
-    _case("nadam"),
-    _case("nadam_low_betas", betas=(0.4, 0.5), eps=1e-3, momentum_decay=0.5, weight_decay=0.1, maximize=True),
-    _case("nadam_decoupled", momentum_decay=0.0, decoupled_weight_decay=True, weight_decay=0.1),
-    _case("lars", trust_coefficient=0.5, nesterov=True, weight_decay=0.1),
-    _case("lars_torch", trust_coefficient=0.5, eps=1.0, dampening=0.3, momentum_form="torch", maximize=True),
-    _case("lars_plain", trust_coefficient=0.5, momentum=0.0, weight_decay=0.1),
-    _case("lamb"),
-    _case("lamb_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.0, maximize=True),
-    _case("adamax"),
-    _case("adamax_low_betas", betas=(0.4, 0.5), eps=1e-3, weight_decay=0.1, maximize=True),
-    _case("adagrad"),
-    _case("adagrad_decay", lr_decay=0.1, initial_accumulator_value=0.5, weight_decay=0.1, maximize=True),
-    _case("rmsprop", weight_decay=0.1, maximize=True),
-    _case("rmsprop_momentum", alpha=0.9, momentum=0.9),
-    _case("rmsprop_centered", alpha=0.9, centered=True),
-    _case("rmsprop_centered_momentum", alpha=0.9, centered=True, momentum=0.8, weight_decay=0.1),
-    _case("adadelta", eps=1e-2),
-    _case("adadelta_maximize", rho=0.5, eps=1e-2, weight_decay=0.1, maximize=True),
-)
-# One of each kernel, for tests that are not about arithmetic.
-TYPICAL = tuple(c for c in CASES if c.id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
-# The same of those that measure each parameter before the update.
-MEASURING = tuple(c for c in CASES if c.id in ("lars", "lamb"))
+# Those of torch, beside whose own class ours stands.
+ALGORITHMS_OF_TORCH = {name: algorithm for name, algorithm in EVERY_ALGORITHM.items() if algorithm.in_torch}
+ADAM, ADAMW, LAMB, LARS = (EVERY_ALGORITHM[name] for name in ("adam", "adamw", "lamb", "lars"))
+RMSPROP, SGD = EVERY_ALGORITHM["rmsprop"], EVERY_ALGORITHM["sgd"]
+# One of each kernel of SGD and Adam, for tests that are not about arithmetic.
+TYPICAL = tuple(CASE_OF[id] for id in ("sgd", "sgd_nesterov", "adam_amsgrad", "adamw"))
+# One of each that measures each parameter before the update.
+MEASURING = tuple(CASE_OF[name] for name, algorithm in EVERY_ALGORITHM.items() if algorithm.per_tensor)
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)

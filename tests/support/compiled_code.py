@@ -26,28 +26,6 @@ def cuobjdump() -> str | None:
     return next((found for path in [None, *candidates] if (found := shutil.which("cuobjdump", path=path))), None)
 
 
-def states_of_algorithms() -> dict[str, tuple[int, int]]:
-    """The fewest and the most states of each algorithm, by the name of its struct in rules/."""
-    found = re.findall(
-        r"^struct (\w+) : Defaults \{\n.*kName.*\n.*kMinStates = (\d), kMaxStates = (\d);",
-        _rules(),
-        re.MULTILINE,
-    )
-    return {name: (int(fewest), int(most)) for name, fewest, most in found}
-
-
-def measured_states() -> dict[str, int]:
-    """How many states the pass before the update reads, of each algorithm that has one."""
-    found = re.findall(
-        r"^struct (\w+) : Defaults \{\n.*kName.*\n.*kMinStates.*\n.*kMeasuredStates = (\d);", _rules(), re.MULTILINE
-    )
-    return {name: int(states) for name, states in found}
-
-
-def _rules() -> str:
-    return "".join(path.read_text() for path in sorted((toolchain.csrc() / "rules").glob("*.h")))
-
-
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """One kernel for one architecture. `algorithm` is None where it is the same for all."""

@@ -1,6 +1,6 @@
 """Writes the tables of docs/cuda.md: what nvcc makes of the kernels, what a step moves and launches.
 
-    SGDR_FUSED_TEST_DEVICE=cuda GPU_RUNNER .venv/bin/python tests/support/cuda_report.py
+    PYTHONPATH=.:tests SGDR_FUSED_TEST_DEVICE=cuda GPU_RUNNER .venv/bin/python tests/support/cuda_report.py
 
 GPU_RUNNER is the command that runs a program on the pretend GPU. Without it, what needs its counters is "not counted".
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from cases import ADAM, PRETEND
 from compiled_code import Kernel, read_kernels
-from test_traffic import TRAFFIC
+from traffic import TRAFFIC
 
 from sgdr_fused._native import toolchain
 

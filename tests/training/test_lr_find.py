@@ -18,6 +18,8 @@ from torch.nn.functional import mse_loss
 from sgdr_fused import FusedAdamW, FusedSGD, lr_find
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, LinearRamp, Warmup
 
+pytestmark = pytest.mark.untracked
+
 
 @pytest.mark.parametrize(("mode", "rate"), [("exp", exponential), ("linear", linear)])
 @pytest.mark.parametrize("read_every", [1, 7, 16, 1000])

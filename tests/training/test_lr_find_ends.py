@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from sgdr_fused import FusedSGD, lr_find
 
+pytestmark = pytest.mark.untracked
+
 
 @pytest.mark.parametrize("read_every", [1, 16, 40])
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from sgdr_fused import GrowingBatchSampler
 from sgdr_fused.schedules import CosineWarmRestarts
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.untracked]
 
 # ---- what loaders are made of
 

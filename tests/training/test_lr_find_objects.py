@@ -20,7 +20,7 @@ from torch.optim import optimizer as torch_optimizer
 from sgdr_fused import FusedSGD, lr_find
 from sgdr_fused.schedules import Constant, CosineWarmRestarts
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.untracked]
 
 # ---- functions and hooks
 

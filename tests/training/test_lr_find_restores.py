@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from sgdr_fused import FusedSGD, lr_find
 from sgdr_fused.schedules import CosineWarmRestarts, LinearRamp
 
+pytestmark = pytest.mark.untracked
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

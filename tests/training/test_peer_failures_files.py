@@ -27,6 +27,8 @@ from sgdr_fused import (
 )
 from sgdr_fused.schedules import CosineWarmRestarts, Step
 
+pytestmark = pytest.mark.untracked
+
 pytest.importorskip("safetensors", reason="snapshots are safetensors files")
 
 

@@ -31,6 +31,8 @@ from sgdr_fused import (
 from sgdr_fused.schedules import CosineWarmRestarts, Step
 from sgdr_fused.training._range_result import divergence
 
+pytestmark = pytest.mark.untracked
+
 pytest.importorskip("safetensors", reason="snapshots are safetensors files")
 
 # ---- 30: the range test of a trained model, one sample at a time

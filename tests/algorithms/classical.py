@@ -1,4 +1,4 @@
-"""SGD with the rate inside the momentum buffer, in plain torch, for FusedSGD's classical form to be held to."""
+"""SGD in its classical form, with the rate inside the momentum buffer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from sgdr_fused import FusedSGD, reference
+
+from . import _operands
+from ._declaration import Algorithm, Rule
+from ._options import name_of, of_momentum
 
 
 class ClassicalSGD(torch.optim.SGD):
@@ -42,3 +48,39 @@ class ClassicalSGD(torch.optim.SGD):
             m = state["momentum_buffer"]
             v = v + group["momentum"] * m if group["nesterov"] else m
         p.sub_(v)
+
+
+ALGORITHM = Algorithm(
+    name="classical",
+    fused=FusedSGD,
+    torch=ClassicalSGD,
+    in_torch=False,
+    reference=reference.sgd,
+    defaults={},
+    rule=Rule("Sgd", states=(0, 1)),
+    largest_operand=_operands.of_sgd,
+    has_step=False,
+    takes_powers=False,
+    denormal={},
+    cases={
+        "classical": {"momentum": 0.9, "dampening": 0.3, "momentum_form": "classical"},
+        "classical_nesterov": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "momentum_form": "classical"},
+    },
+    fuzzed=(),  # which compares with torch's own classes
+    bad_arguments=(),  # those of sgd.py
+    schedulable=(("classical", "momentum"),),
+    momentum_off_and_on=("classical",),
+    group_options=({"nesterov": True, "dampening": 0}, {}, {"momentum_form": "torch"}, {"maximize": True}),
+    choices={
+        "momentum": (0, 0.9),
+        "dampening": (0, 0.3),
+        "nesterov": (False, True),
+        "momentum_form": ("classical",),
+    },
+    reference_options={
+        name_of(options): {**options, "momentum_form": "classical"}
+        for options in of_momentum()
+        if not options["maximize"]
+    },
+    traffic={},  # the kernels of sgd.py
+)
