@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from report import within
 from results import Row, best_among, by_race, from_csv
+from tables import within
 
 
 def ratios(path: Path) -> dict[tuple[str, str, str], Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import report
+import tables
 import torch
 from compare import compare
 from racing import CLOCK, SMOKE, Pace, Times
@@ -74,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("the best of torch's to sgdr_fused, round by round")
     for _, of_race in _measured.values():
-        terminalreporter.write_line(report.line(of_race))
+        terminalreporter.write_line(tables.line(of_race))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

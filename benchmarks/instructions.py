@@ -21,8 +21,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from racing import OURS
-from report import ALGORITHMS, WORKLOADS, put, table
+from report import put
 from results import ROOT
+from tables import ALGORITHMS, WORKLOADS, table
 
 from sgdr_fused._native import toolchain
 
