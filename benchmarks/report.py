@@ -1,6 +1,6 @@
 """Writes docs/performance.md and the README's table from what `make bench` has kept in out/bench.csv.
 
-python benchmarks/report.py    makes them, the chart and docs/performance.csv anew, without timing anything
+python benchmarks/report.py    writes them, the chart and docs/performance.csv anew, without timing anything
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PAGES = ("README.md", "docs/performance.md")
 
 
 def put(page: str, name: str, text: str) -> str:
-    """The page with `text` wherever it has a place for it: between <!-- name --> and <!-- end -->."""
+    """Puts `text` into the page wherever it has a place for it: between <!-- name --> and <!-- end -->."""
     pattern = f"(<!-- {name} -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
 
 
 def write(text: str, to: Path = ROOT) -> None:
-    """From the CSV file's text, everything that is made of it, into the folder that takes the project's place."""
+    """Writes all that is made from the text of the CSV file, into the project or a folder in its place."""
     import chart  # here, because it needs matplotlib, which nothing else here does
 
     rows, stamp = from_csv(text)

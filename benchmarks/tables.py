@@ -28,7 +28,7 @@ Races = dict[tuple[str, str, str], list[Row]]
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[object]], left: int = 1) -> str:
-    """The first `left` columns are text, the others numbers."""
+    """A table in Markdown. The first `left` columns are text, and the others are numbers."""
     rule = ["---" if i < left else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [head, rule, *body])
 
@@ -50,7 +50,7 @@ def within(row: Row) -> str:
 
 
 def line(race: list[Row]) -> str:
-    """A race in one line of a terminal."""
+    """A race as one line for a terminal."""
     ours, best = ours_among(race), best_among(race)
     share = "" if ours.share_of_limit is None else f", {ours.share_of_limit:.0%} of the limit"
     name = f"{ours.question}: {ours.job}, {ours.workload}"
@@ -97,7 +97,7 @@ def steps(races: Races, schedule: str) -> str:
 
 
 def missing(races: Races) -> str:
-    """Why something was not measured, each reason once, with the jobs and workloads that it holds for."""
+    """The reasons why something was not measured, each once, with the jobs and workloads that it holds for."""
     reasons: dict[str, list[Row]] = {}
     for race in races.values():
         for row in race:
@@ -125,7 +125,7 @@ def limits(races: Races) -> str:
 
 
 def implementations(races: Races, question: str) -> str:
-    """A row for each, of all races about a question."""
+    """A row for each implementation in the races about a question."""
     body = []
     for (asked, job, _), race in races.items():
         for row in race if asked == question else []:
@@ -145,7 +145,7 @@ def line_of(races: Races, question: str, algorithm: str, implementation: str) ->
 
 
 def slope(points: list[tuple[int, float]]) -> float:
-    """Microseconds per one more, by least squares."""
+    """The microseconds that one more of them costs, by least squares."""
     sizes, times = zip(*points, strict=True)
     return statistics.linear_regression(sizes, times).slope
 
