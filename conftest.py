@@ -1,4 +1,4 @@
-"""Examples in docstrings of classes that name another module than the one that they are defined in."""
+"""Finds the examples in docstrings of classes and functions that name another module than the one they stand in."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ _from_module = doctest.DocTestFinder._from_module  # type: ignore[attr-defined]
 
 
 def _from_module_or_former_one(finder: doctest.DocTestFinder, module: ModuleType | None, found: Any) -> bool:
-    """Also a class whose ``__module__`` is the former name of its module (sgdr_fused/_former_modules.py)."""
-    is_former = inspect.isclass(found) and module is not None and sys.modules.get(found.__module__) is module
-    return is_former or _from_module(finder, module, found)
+    """Also what has the former name of its module as ``__module__`` (sgdr_fused/_former_modules.py)."""
+    if module is not None and inspect.isclass(found) and sys.modules.get(found.__module__) is module:
+        return True
+    if module is not None and inspect.isfunction(found) and inspect.unwrap(found).__globals__ is vars(module):
+        return True
+    return _from_module(finder, module, found)
 
 
 doctest.DocTestFinder._from_module = _from_module_or_former_one  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What computes a step: the prebuilt extension, else one built at first use, else the reference with one warning."""
+"""Chooses what computes a step: the prebuilt extension, else one built at first use, else the reference."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .._messages import warn
 from . import toolchain
 
 _lock = threading.RLock()
-_found: tuple[ModuleType | None, str] | None = None  # the extension, or why there is none; None until it was looked for
+_found: tuple[ModuleType | None, str] | None = None  # the extension, or why there is none; None before the search
 _no_cuda: str | None = None  # why the extension that was loaded has no CUDA code
-_seen: set[str] = set()  # warnings
+_seen: set[str] = set()  # warnings that were shown
 
 
 def _renew_lock() -> None:
-    """Another thread may hold the lock at a fork, and does not exist in the child."""
+    """At a fork another thread may hold the lock, and that thread does not exist in the child."""
     global _lock
     _lock = threading.RLock()
 
@@ -40,14 +40,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class _UnavailableError(Exception):
-    """Why one way to an extension is closed, with the remedy."""
+    """Says why there is no extension by one of the ways, with the remedy."""
 
 
 def load() -> ModuleType | None:
-    """The extension module, built first if need be; None, after one warning, where there is none.
+    """The extension module, which is built first if need be; None, after one warning, if there is none.
 
-    SGDR_FUSED_BACKEND=reference gives None without a warning. The module is looked for once per process. Other threads
-    wait meanwhile. A signal handler that interrupts the thread that is looking cannot, and gets None, for now.
+    SGDR_FUSED_BACKEND=reference gives None without a warning. The search for the module runs once per process, and
+    other threads wait meanwhile. A signal handler that interrupts the searching thread cannot wait, and gets None for
+    now.
     """
     choice = os.environ.get("SGDR_FUSED_BACKEND", "")
     if choice == "reference":
@@ -56,7 +57,7 @@ def load() -> ModuleType | None:
         raise ValueError(f'SGDR_FUSED_BACKEND must be "reference" or unset, got {choice!r}')
     if _found is None:
         with _lock:
-            # Looking at the stack leaves nothing behind that an interrupt could keep from being reset.
+            # The stack tells it, because an interrupt could keep a flag from being reset.
             if _is_running(_look):
                 return None
             _look()
@@ -68,7 +69,7 @@ def load() -> ModuleType | None:
 
 
 def backend_for(device: torch.device) -> str:
-    """ "cuda", "cpu" or "reference": what computes a step for parameters on this device."""
+    """The name of what computes a step for parameters on this device: "cuda", "cpu" or "reference"."""
     if device.type not in ("cpu", "cuda"):
         return "reference"
     module = load()
@@ -81,7 +82,7 @@ def backend_for(device: torch.device) -> str:
 
 
 def _is_running(function: Callable[[], None]) -> bool:
-    """Whether this thread is inside it: the frames that a signal handler interrupted are below the handler's."""
+    """Whether this thread is inside the function. A signal handler's frame is above those that it interrupted."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back
@@ -90,7 +91,7 @@ def _is_running(function: Callable[[], None]) -> bool:
 
 def _look() -> None:
     global _found
-    if _found is not None:  # another thread has looked in the meantime
+    if _found is not None:  # another thread has searched in the meantime
         return
     causes = []
     for name, attempt in (("prebuilt extension", _prebuilt), ("build at first use", _jit)):
@@ -108,7 +109,7 @@ def _look() -> None:
 
 
 def _warn_once(message: str) -> None:
-    """Until it was seen: what a filter ignores now may matter to whoever comes next, with other filters."""
+    """Warns until a warning was shown. A filter may ignore it now, and the next caller may have other filters."""
     if message in _seen:
         return
     with warnings.catch_warnings(record=True) as caught:  # under the caller's filters, which may make it an error
@@ -148,7 +149,8 @@ def _jit() -> ModuleType:
 
 
 def _cached_or_built(with_cuda: bool) -> ModuleType:
-    # Two names: torch renames the second extension of one name in one process, here the CPU's after CUDA's failed.
+    # There are two names because torch renames the second extension of one name in a process: here that for the CPU,
+    # after the build with CUDA has failed.
     name = "sgdr_fused_C_cuda" if with_cuda else "sgdr_fused_C"
     try:
         folder = _cache_folder(with_cuda)
@@ -178,7 +180,7 @@ def _cache_folder(with_cuda: bool) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time. The kernel drops the lock of a process that was killed, so it is never stale."""
+    """Holds a lock, for one process at a time. The kernel drops the lock of a process that was killed."""
     import fcntl  # not on Windows, where only a prebuilt extension works
 
     with path.open("w") as file:
@@ -191,10 +193,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build_library(name: str, library: Path, with_cuda: bool) -> None:
-    """Builds in a folder of its own and moves the finished library into place: half of one is never seen.
+    """Builds in a folder of its own and moves the finished library into place, so that nobody sees half of one.
 
-    So the leftovers of a build that was killed, whose compilers may still be writing, are out of the way, and torch's
-    lock with them.
+    A build that was killed leaves files behind, and its compilers may still be writing. In a folder of its own they are
+    out of the way, and so is torch's lock.
     """
     compiler = toolchain.compiler()[0]
     if shutil.which(compiler) is None:
@@ -216,7 +218,7 @@ def _build_library(name: str, library: Path, with_cuda: bool) -> None:
                 raise _UnavailableError("ninja is missing: pip install ninja")
             flags = toolchain.flags(with_cuda)
             openmp_compile, openmp_link = toolchain.openmp_flags(again=f"remove {library.parent}")
-            # Torch gives a second build in one process another name, also where the first was interrupted.
+            # torch would give a second build in one process another name, even after an interrupted first build.
             cpp_extension.JIT_EXTENSION_VERSIONER.entries.pop(name, None)
             cpp_extension.load(
                 name,
@@ -227,7 +229,7 @@ def _build_library(name: str, library: Path, with_cuda: bool) -> None:
                 extra_ldflags=openmp_link,
                 build_directory=str(folder),
                 with_cuda=with_cuda,
-                is_python_module=False,  # imported from its final place alone: a module of pybind11's comes in once
+                is_python_module=False,  # it is imported later, from its final place: pybind11 allows one import only
             )
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         log = library.parent / "build.log"

@@ -1,6 +1,6 @@
 """Sources, flags and toolchain of the C++/CUDA extension, for setup.py (ahead of time) and backends.py (at first use).
 
-setup.py loads this file by its path, also where torch is missing: so no torch at module level, nor the package.
+setup.py loads this file by its path, also where torch is missing. So it imports neither torch nor the package.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
-# Nothing here may change a result from one machine to the next: no -march, no -ffast-math, no contraction of a*b + c.
-# sqrt sets errno and comparisons trap unless told otherwise, and either keeps the compiler from vectorising a loop.
-# -g0, because Python's own flags may ask for debug information, which is that of all of torch's headers.
+# No flag may change a result from one machine to the next: no -march, no -ffast-math, no contraction of a*b + c.
+# Without -fno-math-errno and -fno-trapping-math, sqrt sets errno and comparisons may trap, and either
+# keeps the compiler from vectorising a loop. -g0 is there because Python's own flags may ask for debug information,
+# which would be that of all of torch's headers.
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-CXX_FLAGS += ["-Wno-unknown-pragmas"]  # those of the headers that nvcc shares
-# --threads=0: architectures side by side.
+CXX_FLAGS += ["-Wno-unknown-pragmas"]  # the headers that nvcc shares have such pragmas
+# --threads=0 compiles for several architectures side by side.
 NVCC_FLAGS = ["-O3", "--fmad=false", "-std=c++17", "-Xcompiler=-ffp-contract=off", "--threads=0"]
 CUDA_MACRO = "-DSGDR_FUSED_WITH_CUDA"
 
-# Where no GPU is visible at build time: native code for the common data centre generations, PTX for all later ones. Of
-# these, what the toolkit knows.
+# If no GPU is visible at build time, there is native code for the common data centre generations that the toolkit
+# knows, and PTX for all later ones.
 DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 
@@ -53,7 +54,7 @@ def sources(with_cuda: bool) -> list[str]:
 
 
 def source_hash() -> str:
-    """Changes with any source or header, so that nothing built from other sources is ever loaded."""
+    """A hash of all sources and headers, so that nothing built from other sources is ever loaded."""
     digest = hashlib.sha256()
     for path in sorted(csrc().rglob("*")):
         if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
@@ -63,7 +64,7 @@ def source_hash() -> str:
 
 
 def flags(with_cuda: bool) -> dict[str, list[str]]:
-    """Compiler flags by language; openmp_flags(), which has to run the compiler, come on top."""
+    """Compiler flags by language. Those of openmp_flags(), which has to run the compiler, are added to them."""
     macro = [CUDA_MACRO] if with_cuda else []
     return {"cxx": CXX_FLAGS + macro, "nvcc": NVCC_FLAGS + macro}
 
@@ -74,9 +75,9 @@ def compiler() -> list[str]:
 
 
 def openmp_flags(again: str) -> tuple[list[str], list[str]]:
-    """For compiling and linking, where the compiler can build a program with them; else none, after a message.
+    """The flags of OpenMP for compiling and linking, if the compiler can build a program with them; else none.
 
-    `again` is what the user does for another build, once OpenMP is installed.
+    If there are none, a message says so. `again` says what the user does for another build, once OpenMP is installed.
     """
     apple = (["-Xpreprocessor", "-fopenmp"], ["-lomp"])  # its clang has no -fopenmp, but can use Homebrew's library
     candidates = [(["-fopenmp"], ["-fopenmp"]), apple]
@@ -92,7 +93,7 @@ def openmp_flags(again: str) -> tuple[list[str], list[str]]:
                 return compile_flags, link_flags
     version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     remedy = "install libomp (apt install libomp-dev; brew install libomp)" if "clang" in version else "install libgomp"
-    # at::parallel_for is a plain loop without it, and says nothing.
+    # Without OpenMP at::parallel_for is a plain loop, and says nothing.
     say(
         f"{shlex.join(compiler())} cannot build with -fopenmp: steps on the CPU will use one thread; {remedy}, "
         f"then {again}"
@@ -102,7 +103,7 @@ def openmp_flags(again: str) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def compiling(what: str) -> Iterator[None]:
-    """A line at the start, one a minute, and one at the end."""
+    """Says that something is compiled: at the start, every minute, and at the end."""
     say(f"compiling {what}; a minute or two for CPU code, several for CUDA code ...")
     start = time.monotonic()
     done = threading.Event()
@@ -120,7 +121,7 @@ def compiling(what: str) -> Iterator[None]:
 
 
 def first_errors(log: str) -> str:
-    """What to show of a compiler's output: its first errors, or its end."""
+    """The part of a compiler's output that is shown: its first errors, or its end."""
     lines = log.strip().splitlines()
     errors = [line for line in lines if re.search(r"\berror: |undefined reference", line)]
     return "\n    ".join(errors[:5] or lines[-5:])
@@ -131,7 +132,7 @@ def say(message: str) -> None:
 
 
 def torch_id(torch: ModuleType) -> str:
-    """What an extension is bound to: torch keeps no binary interface from one build to the next."""
+    """The build of torch that an extension is bound to: its binary interface changes from one build to the next."""
     return f"{torch.__version__} {torch.version.git_version}"
 
 
@@ -141,8 +142,8 @@ def torch_id(torch: ModuleType) -> str:
 def cuda_home() -> str | None:
     """The CUDA toolkit's folder, or None.
 
-    torch takes the parent of the folder that nvcc on PATH is in. That is not the toolkit where nvcc is a wrapper
-    script, so every candidate must hold the headers and nvcc.
+    torch takes the parent of the folder that nvcc on PATH is in. If nvcc is a wrapper script, that is not the toolkit.
+    So every candidate must hold the headers and nvcc.
     """
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     nvcc = shutil.which("nvcc")
@@ -165,9 +166,9 @@ def cuda_is_forced() -> bool:
 
 
 def no_wish_for_cuda(torch: ModuleType) -> str | None:
-    """Why no CUDA code is to be built, with the remedy; None where it is: ahead of time and at first use alike.
+    """Why no CUDA code is to be built, with the remedy; None if it is to be built, ahead of time or at first use.
 
-    A CUDA build of torch on a machine without a GPU is common, a toolkit beside it too, and nvcc takes minutes.
+    Many machines without a GPU have a CUDA build of torch, and a toolkit beside it, and nvcc takes minutes.
     """
     if cuda_is_forced():
         return None
@@ -200,7 +201,10 @@ def cuda_obstacle(torch: ModuleType) -> str | None:
 
 
 def cuda_arch_list(torch: ModuleType) -> str:
-    """TORCH_CUDA_ARCH_LIST; unset, the visible GPUs' architectures; none visible, DEFAULT_ARCHS. Runs no compiler."""
+    """TORCH_CUDA_ARCH_LIST; if it is unset, the architectures of the visible GPUs; if there are none, DEFAULT_ARCHS.
+
+    It runs no compiler.
+    """
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if listed:
         return listed
@@ -210,14 +214,16 @@ def cuda_arch_list(torch: ModuleType) -> str:
 
 
 def known_archs(home: str, archs: str) -> str:
-    """Of the default architectures, those that the toolkit in `home` knows. What was chosen otherwise stays: nvcc will
-    say what it does not know."""
+    """Of the default architectures, those that the toolkit in `home` knows.
+
+    Other choices stay as they are: nvcc will say what it does not know.
+    """
     if archs != ";".join(DEFAULT_ARCHS) + "+PTX":
         return archs
     listing = [str(Path(home, "bin", "nvcc")), "--list-gpu-arch"]
     known = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
     kept = [arch for arch in DEFAULT_ARCHS if f"compute_{arch.replace('.', '')}" in known]
-    return ";".join(kept or DEFAULT_ARCHS[:3]) + "+PTX"  # of the oldest toolkits that torch is built with
+    return ";".join(kept or DEFAULT_ARCHS[:3]) + "+PTX"  # those that the oldest toolkits know that torch is built with
 
 
 # ---- torch's build tools ---------------------------------------------------------------------------
@@ -225,9 +231,9 @@ def known_archs(home: str, archs: str) -> str:
 
 @contextlib.contextmanager
 def torch_build_tools(torch: ModuleType, with_cuda: bool) -> Iterator[Any]:
-    """torch.utils.cpp_extension, made to find ninja and, with CUDA, the toolkit and architectures; then undone."""
+    """torch.utils.cpp_extension, which finds ninja and, with CUDA, the toolkit and architectures while this lasts."""
     logger = logging.getLogger("torch.utils.cpp_extension")
-    logger.disabled, was_disabled = True, logger.disabled  # at import it warns of its own guess of the toolkit
+    logger.disabled, was_disabled = True, logger.disabled  # its import warns of its own guess of the toolkit
     try:
         cpp_extension: Any = importlib.import_module("torch.utils.cpp_extension")
     finally:
@@ -277,7 +283,7 @@ def write_record(path: Path, torch: ModuleType, error: str | None, no_cuda: str 
 
 
 def read_record(torch: ModuleType) -> tuple[str | None, str | None]:
-    """Why the prebuilt extension cannot be used, and why it has no CUDA code; None where it can or has."""
+    """Why the prebuilt extension cannot be used, and why it has no CUDA code; None if it can be used, or has it."""
     if not record_path().is_file():
         return "there is none", None
     record = json.loads(record_path().read_text())

@@ -1,4 +1,4 @@
-"""A part of reference.py: what is done to gradients before the updates."""
+"""Clipping: what is done to the gradients before the updates."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from .updates import widest_dtype
-
-__all__ = ["clip"]
+from ._shared import widest_dtype
 
 
 @torch.no_grad()
 def clip(
     grads: list[Tensor], *, max_norm: float | None = None, max_value: float | None = None
 ) -> tuple[list[Tensor], float]:
-    """All gradients of a step, clipped by value, then by their norm; and that norm.
+    """Clips all gradients of a step by value, then by their norm, and returns that norm too.
 
     ::
 
@@ -30,7 +28,7 @@ def clip(
         max_value: bound on each element; None: no bound.
 
     Returns:
-        the clipped gradients, and their norm between the two.
+        the clipped gradients, and their norm after the first clipping and before the second.
 
     Example:
         >>> clip([torch.tensor([9.0]), torch.tensor([-4.0])], max_norm=1.0, max_value=3.0)[1]

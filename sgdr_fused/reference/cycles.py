@@ -1,7 +1,7 @@
-"""The readable truth about schedules with cycles; part of reference.py, and as independent.
+"""The schedules with cycles, in plain Python.
 
-Functions of the step t = 0, 1, 2, ... (mini-batches), of any size: which cycle a step is in is decided in
-integers.
+Each function takes the step t = 0, 1, 2, ... (mini-batches), which may be of any size: the cycle that a step is in is
+found in integers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-# After so many cycles of growing length, or at this step, the last cycle's length repeats.
+# The last cycle's length repeats after this many cycles of growing length, or from this step on.
 MAX_CYCLES = 65_536
 LAST_START = 2**62
 
@@ -110,8 +110,8 @@ def cosine_warm_restarts(
 def half_cosine_between(start: float, end: float, past: float, left: float) -> float:
     """``end + (start - end) / 2 * (1 + cos(pi * past / (past + left)))``.
 
-    (1 + cos(x)) / 2 = cos(x / 2)**2, as the sine of the complement: the sum cancels near the end of a
-    cycle, where it leaves 5.7e-6 of a length of 10**6; this does not.
+    It is computed with (1 + cos(x)) / 2 = cos(x / 2)**2, and that as the sine of the complement. The sum
+    1 + cos(x) would cancel near the end of a cycle: it leaves 5.7e-6 of a length of 10**6. This form does not cancel.
     """
     to_start = math.sin(math.pi * (left / (2 * (past + left)))) ** 2
     to_end = math.sin(math.pi * (past / (2 * (past + left)))) ** 2
@@ -279,10 +279,12 @@ def one_cycle_momentum(
 
 
 def _one_cycle(t: int, total_steps: int, pct_start: float, anneal_strategy: str, corners: Sequence[float]) -> float:
-    """From corner to corner. The second is reached at step ``pct_start * total_steps - 1``, the last at
-    ``total_steps - 1``, one in between as many steps after the second as that is after step 0.
+    """The value at step ``t`` on the way from corner to corner.
 
-    A step belongs to the first phase that has not ended before it; one without a length has no steps.
+    The second corner is reached at step ``pct_start * total_steps - 1`` and the last at ``total_steps - 1``. A corner
+    in between comes as many steps after the second as the second comes after step 0.
+
+    A step belongs to the first phase that has not ended before it. A phase without a length has no steps.
     """
     t = min(t, total_steps - 1)
     rise = pct_start * total_steps

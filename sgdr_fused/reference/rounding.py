@@ -1,4 +1,4 @@
-"""The readable truth about 16-bit storage, remainders and stochastic rounding: part of reference.py, as independent."""
+"""Storage in 16 bits: the remainders that it leaves out, and stochastic rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MASK = 0xFFFFFFFF
 
 
 def join(param: Tensor, remainder: Tensor) -> Tensor:
-    """The float32 numbers that :func:`split` took apart.
+    """Puts together the float32 numbers that :func:`split` took apart.
 
     Args:
         param: bfloat16 or float16, any shape.
@@ -30,7 +30,7 @@ def join(param: Tensor, remainder: Tensor) -> Tensor:
 
 
 def split(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Float32 numbers as the nearest of a 16-bit type, and what that leaves out.
+    """Splits float32 numbers into the nearest numbers of a 16-bit type and the remainders that these leave out.
 
     ``bfloat16`` is the upper half of a float32: the remainder is the difference of the two as integers, where halves
     are rounded away from zero. ``float16`` is not: there it is the difference in units of ``2**(e - 24)``, ``e``
@@ -60,7 +60,7 @@ def split(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _exponent(param: Tensor) -> Tensor:
-    """floor(log2) of float16's magnitude; of 0 and what is subnormal -14, of what is not finite 16."""
+    """floor(log2) of a float16's magnitude: -14 for 0 and subnormal numbers, 16 for numbers that are not finite."""
     return ((param.view(torch.int16).int() >> 10) & 0x1F).clamp(min=1) - 15
 
 
@@ -90,9 +90,9 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 def random_bits(like: Tensor, operand: int, seed: int, clock: int, tensor: int) -> Tensor:
     """16 random bits for each element of a parameter.
 
-    They depend on the arguments and on the element's place in the parameter's memory order, nothing else. Cells of
-    16,384 elements have a key by Philox; an element's bits are the upper ones of a hash ("lowbias32") of its number in
-    the cell plus the key.
+    They depend on the arguments and on the element's place in the parameter's memory order, on nothing else. Each cell
+    of 16,384 elements has a key, which Philox makes. An element's bits are the upper ones of a hash ("lowbias32") of
+    the sum of its number in the cell and the key.
 
     Args:
         like: a tensor with the parameter's shape and strides.
@@ -122,11 +122,11 @@ def random_bits(like: Tensor, operand: int, seed: int, clock: int, tensor: int) 
 
 
 def round_stochastically(x: Tensor, bits: Tensor) -> Tensor:
-    """Float32 numbers to bfloat16, up or down with the probabilities that make the mean right.
+    """Rounds float32 numbers to bfloat16, up or down with the probabilities that make the mean right.
 
     Args:
         x: float32, any shape.
-        bits: uniform in [0, 2**16), same shape: added below the last place, of which the rest is cut off.
+        bits: uniform in [0, 2**16), same shape. They are added below the last place, and what remains there is cut off.
 
     Example:
         >>> x = torch.full((4,), 1.0 + 2**-9)  # a quarter of the way to 1.0078125

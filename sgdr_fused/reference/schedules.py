@@ -1,7 +1,7 @@
-"""The readable truth about schedules: each in plain Python, under the name of its class in sgdr_fused.schedules.
+"""The schedules without cycles, and those that are made of other schedules, in plain Python.
 
-Functions of the step t = 0, 1, 2, ... (mini-batches), of any size. Part of reference.py, and as independent: nothing
-else of the package is imported.
+Each function has the name of its class in sgdr_fused.schedules. It takes the step t = 0, 1, 2, ... (mini-batches),
+which may be of any size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .cycles import *  # noqa: F403
 from .cycles import half_cosine_between
 
 Curve = Callable[[int], float]  # a schedule inside another

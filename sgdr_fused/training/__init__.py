@@ -1,1 +1,1 @@
-"""What goes around a training: the range test, snapshots, batch sizes, rates from curvature."""
+"""Tools around a training: the range test, snapshots, growing batches, rates from curvature."""

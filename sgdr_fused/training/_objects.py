@@ -1,4 +1,4 @@
-"""The objects of a user's that a trial may change: found through loaders and functions, saved by their attributes."""
+"""Finds the user's objects that a trial may change, through loaders and functions, and saves their attributes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .._messages import shown
 
 Undo = Callable[[], Any]
 
-# Attributes behind which a loader, a sampler or a dataset keeps what it is made of.
+# The attributes in which a loader, a sampler or a dataset keeps what it is made of.
 _MADE_OF = frozenset(["loader", "dataloader", "base_dataloader", "dataset", "datasets", "data_source"])
 _MADE_OF |= {"sampler", "samplers", "batch_sampler", "transform", "transforms", "target_transform", "collate_fn"}
-_DEPTH = 3  # of lists in dicts in lists
+_DEPTH = 3  # how deep lists and dicts may lie in one another, to be saved
 
 
 def data_objects(loaders: Iterable[Any]) -> list[Any]:
@@ -47,7 +47,7 @@ def data_objects(loaders: Iterable[Any]) -> list[Any]:
 
 
 def owners(functions: Iterable[Any], but: set[int]) -> tuple[list[Any], list[nn.Module]]:
-    """The objects whose methods these are, or which are called themselves; and modules that they hold."""
+    """The objects whose methods the functions are, or that are called themselves, and the modules that they hold."""
     found: dict[int, Any] = {}
     modules: dict[int, nn.Module] = {}
     waiting = list(functions)
@@ -71,7 +71,7 @@ def owners(functions: Iterable[Any], but: set[int]) -> tuple[list[Any], list[nn.
 
 def _closed_over(function: Any) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # one that is empty yet
+        with contextlib.suppress(ValueError):  # a cell may still be empty
             yield cell.cell_contents
 
 
@@ -81,13 +81,15 @@ def _has_attributes(each: Any) -> bool:
 
 
 def attributes(objects: Iterable[Any], seen: set[int], lost: list[str], *, tensors: bool) -> list[Undo]:
-    """What puts back the objects' attributes: which values they are, what lists, dicts and sets among them hold, and
-    the states of random generators; of samplers and datasets with ``state_dict`` also that.
+    """Saves the attributes of the objects, and returns the calls that put them back.
+
+    They put back which values the attributes are, what lists, dicts and sets among them hold, and the states of random
+    generators; for samplers and datasets with ``state_dict`` also that state.
 
     Args:
-        seen: ids of what is saved already; those of what is saved here are added.
+        seen: the ids of what is saved already; this adds the ids of what it saves.
         lost: gets a phrase for what cannot be put back.
-        tensors: whether tensors and arrays among the attributes are copied too. Those of datasets may be large.
+        tensors: whether tensors and arrays among the attributes are copied too. The arrays of datasets may be large.
     """
     undos: list[Undo] = []
     for each in objects:
@@ -110,12 +112,12 @@ def attributes(objects: Iterable[Any], seen: set[int], lost: list[str], *, tenso
 
 
 def is_iterator(each: Any) -> bool:
-    """Whether it gives what it has only once."""
+    """Whether it yields its items only once."""
     return isinstance(each, Iterator) and not callable(getattr(each, "load_state_dict", None))
 
 
 def _save(value: Any, undos: list[Undo], seen: set[int], depth: int, tensors: bool) -> None:
-    """Adds what puts back the contents of one value."""
+    """Adds the calls that put back the contents of one value."""
     numpy: Any = sys.modules.get("numpy")
     if id(value) in seen:
         return
@@ -150,7 +152,7 @@ def _copy(tensor: Tensor, value: Tensor) -> None:
 
 
 def without_repeats(tensor: Tensor) -> Tensor:
-    """A view without the repeats of an expanded tensor, which torch refuses to write to."""
+    """A view without the repeats of an expanded tensor: torch refuses to write to repeats."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         return tensor
@@ -163,7 +165,7 @@ def _ids(kind: Any, mapping: Any) -> list[list[int]]:
 
 
 def refill(container: Any, values: Any) -> None:
-    """Makes a list, dict, set or deque hold what it held, past the methods of its class where it is a dict."""
+    """Makes a list, dict, set or deque hold what it held. A dict is written past the methods of its class."""
     if isinstance(container, dict):
         kind = OrderedDict if isinstance(container, OrderedDict) else dict
         if _ids(kind, container) == _ids(dict, values):

@@ -140,7 +140,7 @@ def smoothed(losses: list[float], smoothing: float) -> list[float]:
 def divergence(losses: list[float], smoothing: float, factor: float) -> int | None:
     """How many losses there are up to the first that diverged: with it if it is finite; None if none did.
 
-    The rule is in the docstring of :func:`~sgdr_fused.lr_find`. It looks at 20 losses because the largest of a few is
+    The rule is in the docstring of range_test.py. It looks at 20 losses because the largest of a few is
     soon surpassed by chance: that five in a row are above 20 others happens once in 53,130 times.
     """
     means = smoothed(losses, smoothing)

@@ -1,4 +1,4 @@
-"""Undoes a trial: what was done to a model, its optimizer, the loaders, callbacks and random numbers."""
+"""Undoes what a trial did to a model, its optimizer, the loaders, the callbacks and the random numbers."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from ._objects import attributes, data_objects, is_iterator, owners, refill, wit
 
 Undo = Callable[[], Any]
 
-# Their attributes belong to torch's own machinery, part of which is in C++, and come right by themselves.
+# Modules of these packages are torch's own machinery, part of which is in C++: their attributes need no restoring.
 _WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.jit", "torch.fx")
 
 
 class Saved:
-    """All that a trial may change, as it was when this was made, which changes nothing itself.
+    """All that a trial may change, as it was when this object was made. Making it changes nothing.
 
-    Parameters and buffers, their gradients, ``requires_grad``, attributes and modes of modules; the optimizer's groups,
-    state and clock; attributes and random generators of the loaders, their samplers and datasets, of the
-    criterion and of the objects whose methods are hooks; the random numbers of torch, Python and NumPy.
+    It saves parameters and buffers, their gradients, ``requires_grad``, attributes and modes of modules; the
+    optimizer's groups, state and clock; attributes and random generators of the loaders, their samplers and datasets,
+    of the criterion and of the objects whose methods are hooks; the random numbers of torch, Python and NumPy.
     Everything comes back bit for bit, in the same tensors and objects.
 
     Args:
         functions: what the trial calls: its loss, and the like.
 
     Attributes:
-        lost: what cannot be restored, a phrase each.
+        lost: phrases for what cannot be restored.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Saved:
             _values([*self._tensors, *_measured(optimizer)]),
             _gradients(self._tensors),
             _random_numbers({tensor.device for tensor in self._tensors}),
-            # An interrupt on the way out of a no_grad leaves it on.
+            # An interrupt on the way out of a no_grad leaves that mode on.
             functools.partial(torch.set_grad_enabled, torch.is_grad_enabled()),
-            torch.clear_autocast_cache,  # in which there may be copies of the trial's weights
+            torch.clear_autocast_cache,  # it may hold copies of the trial's weights
         ]
 
     def begin(self) -> None:
-        """The trial starts without gradients, and without the workers of the training."""
+        """Prepares the trial, which starts without gradients and without the workers of the training."""
         for tensor in self._tensors:
             if tensor.is_leaf or tensor.retains_grad:
                 tensor.grad = None
@@ -74,10 +74,10 @@ class Saved:
             loader.__dict__["_iterator"] = None
 
     def restore(self) -> None:
-        """Puts everything back; nothing the second time.
+        """Puts everything back; a second call does nothing.
 
-        What interrupts it is raised when all has been tried, and the next call tries all again. So two calls, one in
-        the ``finally`` of the other's, survive an interrupt anywhere.
+        An error or interrupt is raised after all parts have been tried, and the next call tries all of them again. So
+        two calls, one in the ``finally`` of the other, survive an interrupt anywhere.
         """
         if self._done:
             return
@@ -93,7 +93,7 @@ class Saved:
 
 
 def _hooks(model: nn.Module, optimizer: FusedOptimizer) -> list[Any]:
-    """The functions that others have registered, which are called in each step."""
+    """The hooks that others have registered and that each step calls."""
     tables: list[Any] = [
         torch_optimizer._global_optimizer_pre_hooks,
         torch_optimizer._global_optimizer_post_hooks,
@@ -106,7 +106,7 @@ def _hooks(model: nn.Module, optimizer: FusedOptimizer) -> list[Any]:
 
 
 def _tensors(modules: list[nn.Module], optimizer: FusedOptimizer) -> list[Tensor]:
-    """Parameters, buffers, gradients, states and counts of updates, each once however often it is shared."""
+    """Parameters, buffers, gradients, states and counts of updates, each once even where it is shared."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     buffers: list[Tensor] = []
     for module in modules:
@@ -153,7 +153,7 @@ def _gradients(tensors: list[Tensor]) -> Undo:
 
 
 def _modules(modules: list[nn.Module], seen: set[int], lost: list[str]) -> list[Undo]:
-    """What is a module's own: its attributes, its mode, and which tensors and modules stand where."""
+    """Saves the attributes of modules, their modes, and which tensors and modules they have under which name."""
     wrappers = [module for module in modules if type(module).__module__.startswith(_WRAPPERS)]
     modes = [(module, module.training) for module in wrappers]
 
@@ -165,7 +165,10 @@ def _modules(modules: list[nn.Module], seen: set[int], lost: list[str]) -> list[
 
 
 def _optimizer(optimizer: FusedOptimizer) -> Undo:
-    """All but the values of states. Past the mappings' own assignment, which would make new tensors."""
+    """Saves all of the optimizer but the values of its states.
+
+    It puts entries back past the assignment of the mappings, because that would make new tensors.
+    """
     steps, n_averaged = int(optimizer.clock), int(optimizer.n_averaged)
     param_groups, state = optimizer.param_groups, optimizer.state
     listed = list(param_groups)
@@ -211,7 +214,7 @@ def _parts(entry: Any) -> Iterable[Any]:
 
 
 def _random_numbers(devices: Iterable[torch.device]) -> Undo:
-    numpy = sys.modules.get("numpy")  # nobody drew from it if nobody has imported it
+    numpy = sys.modules.get("numpy")  # if nobody has imported it, nobody drew from it
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
     states = [(torch.default_generator, torch.get_rng_state())]
     for device in devices:

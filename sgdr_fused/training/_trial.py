@@ -37,10 +37,12 @@ class Trial:
         accumulation_steps: int,
         read_every: int,
     ) -> Generator[tuple[list[float], bool], None, None]:
-        """After every ``read_every`` steps: all losses so far, and whether that of a skipped step is not finite."""
+        """Takes the steps. After every ``read_every`` of them it yields all losses so far, and whether a skipped step
+        had a loss that is not finite.
+        """
         optimizer = self._optimizer
         start, taken, used = int(optimizer.clock), 0, 0
-        # One place for each rate: what a skipped step has written, the next one writes over.
+        # Each rate has one place, so the next step writes over the loss of a skipped one.
         record = torch.zeros(num_steps, dtype=torch.float64, device=self._device)
         with contextlib.closing(endless(loader)) as batches:
             while taken < num_steps and used < 2 * num_steps:
@@ -56,7 +58,7 @@ class Trial:
                 yield losses[:taken], taken < num_steps and not math.isfinite(losses[taken])
 
     def _step(self, batches: Iterator[Any], accumulation_steps: int) -> Tensor:
-        """One step of the optimizer; the loss before it."""
+        """Takes one step of the optimizer, and returns the loss before it."""
         optimizer, scaler = self._optimizer, self._scaler
         torch.clear_autocast_cache()  # inside a caller's autocast it would keep the weights of the step before
         optimizer.zero_grad()
@@ -144,7 +146,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
 
 
 def _length(batch: Any) -> int:
-    """Of the first tensor in it; 1 where there is none."""
+    """The length of the first tensor in the batch; 1 where there is none."""
     if isinstance(batch, Tensor) and batch.dim():
         return len(batch)
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
@@ -152,7 +154,10 @@ def _length(batch: Any) -> int:
 
 
 def _over_processes(record: Tensor, model: nn.Module) -> Tensor:
-    """The mean over the processes that share the model, wrapped once more or not, so that all stop at the same step."""
+    """The mean of the losses over the processes that share the model, so that all stop at the same step.
+
+    The wrapper that shares the model may be inside another wrapper.
+    """
     if not torch.distributed.is_available():
         return record
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Models inside of wrappers: torch.compile's, DataParallel's and others, which put a prefix before names."""
+"""Models inside wrappers, such as those of torch.compile and DataParallel, which put a prefix before names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from .._messages import shown
 
-# What wrappers call the module inside: data parallel ones, torch.compile, FSDP and activation checkpointing.
+# The names under which wrappers hold the module: data parallel, torch.compile, FSDP, activation checkpointing.
 _INSIDE = frozenset(["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model without what is around it: functional_call on a wrapper may miss the tensors that it was given."""
+    """The model without its wrappers: functional_call on a wrapper may not use the tensors that it was given."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -29,10 +29,10 @@ def _plain(name: str) -> str:
 
 
 def fitted(tensors: Mapping[str, Tensor], own: Mapping[str, Any], what: str) -> dict[str, Tensor]:
-    """The tensors under the names of ``own``, whether either was of a wrapped model, and anywhere in the name.
+    """The tensors under the names of ``own``. Either may be of a wrapped model, with prefixes anywhere in its names.
 
     Raises:
-        ValueError: naming what is missing, what is too much and what has another shape.
+        ValueError: naming the tensors that are missing, that are too many, and that have another shape.
     """
     names = {name: name for name in own}
     if set(tensors) != set(own):

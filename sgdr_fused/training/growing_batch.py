@@ -1,4 +1,4 @@
-"""Growing batches: what a schedule would have taken from the rate is given to the batch."""
+"""Growing batches: the batch grows by the factor by which a schedule would have lowered the rate."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class GrowingBatchSampler(Sampler[list[Any]]):
                     at least 1 and at most max_batch_size
 
     A schedule that comes back up, at a restart, takes the batch down again. Where the batch cannot grow any further,
-    the rate has to fall. What is left for it to do, ::
+    the rate has to fall. The factor that is left for the rate, ::
 
         lr_factor(t) = (schedule(t) / schedule(0)) * (size(t) / batch_size)
 
-    is 1, but for rounding, until ``max_batch_size`` is reached. Trained with the rate
-    ``lr * Table(batches.lr_factor, num_steps)``, rate over batch size is at every step exactly what it would have been
-    with a rate of ``lr * schedule(t) / schedule(0)`` and batches of ``batch_size``.
+    is 1, except for rounding, until ``max_batch_size`` is reached. With the rate
+    ``lr * Table(batches.lr_factor, num_steps)``, the ratio of rate to batch size is at every step exactly what it would
+    have been with a rate of ``lr * schedule(t) / schedule(0)`` and batches of ``batch_size``.
 
     It is a ``batch_sampler`` for a ``DataLoader``. The order of an epoch is drawn from ``sampler`` when it begins. A
     step that a GradScaler skips counts here, since its batch is used, but not on the optimizer's clock.
 
     Args:
-        sampler: of indices, finite, such as ``RandomSampler(dataset)`` or ``DistributedSampler(dataset)``, whose
+        sampler: finite, of indices, such as ``RandomSampler(dataset)`` or ``DistributedSampler(dataset)``, whose
             ``set_epoch`` is called before each epoch as always. Every process has a GrowingBatchSampler of its own;
             ``batch_size`` is that of one process, and all have the same sizes at each step.
-        batch_size: at step 0; an integer >= 1.
+        batch_size: the size at step 0, an integer >= 1.
         schedule: a Schedule with ``schedule(0) > 0``. Only its shape matters: ``2 * schedule`` does the same.
         max_batch_size: an integer >= ``batch_size``.
-        drop_last: leave out the last batch of an epoch where there is too little for a whole one.
+        drop_last: leaves out the last batch of an epoch if there are too few samples for a whole one.
 
     Attributes:
-        step: batches handed out since the start of the training: the step of the next one. Set it where an epoch was
-            left early with ``num_workers > 0``, for the workers are ahead of the training.
+        step: the number of batches handed out since the start of the training, which is the step of the next one. Set
+            it if an epoch was left early with ``num_workers > 0``, because the workers are ahead of the training.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -84,9 +84,9 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         self._begin(0, [])
 
     def _begin(self, step: int, order: list[Any]) -> None:
-        """Stands at `step`, with `order` left of the epoch, if anything is."""
+        """Goes to `step`, with `order` as what is left of the epoch; an empty one: a new epoch begins."""
         self._step = self._start = step
-        self._order = order  # from self._start on; kept when it was handed out, for state_dict
+        self._order = order  # from self._start on; state_dict needs also what was handed out
         self._under_way = self._resumes = bool(order)
 
     @property
@@ -104,7 +104,7 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         return max(round(min(wanted, self.max_batch_size)), 1)
 
     def lr_factor(self, t: int) -> float:
-        """What the rate of step ``t`` >= 0 is still to be multiplied with."""
+        """The factor that is left for the rate of step ``t`` >= 0."""
         return self.schedule(t) / self.schedule(0) * (self.size(t) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -123,10 +123,10 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         self._under_way = self._resumes = False
 
     def __len__(self) -> int:
-        """Batches of the epoch under way until its last one was handed out, else of the next.
+        """The number of batches in the epoch under way, until its last one was handed out; then in the next epoch.
 
-        Epochs differ. With ``num_workers > 0`` the last one is handed out before it is used: take the length before the
-        epoch. After ``load_state_dict``, of the rest of the epoch.
+        Epochs differ. With ``num_workers > 0`` the last batch is handed out before it is used, so take the length
+        before the epoch. After ``load_state_dict`` it is the length of the rest of the epoch.
 
         Raises:
             TypeError: if the sampler has no length.
@@ -149,15 +149,17 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         """The step and the rest of the epoch, for ``torch.save``; ``torch.load(weights_only=True)`` reads it.
 
         Args:
-            step: batches that the training has used since its start, within the epoch. Needed with ``num_workers > 0``,
-                for the workers have asked for more; without, None: those handed out.
+            step: the number of batches that the training has used since its start; it has to be in the epoch. It is
+                needed with ``num_workers > 0``, because the workers have asked for more batches. None takes those that
+                were handed out.
 
         Returns:
-            ``step``; ``order``, the indices left of the epoch, or None where none are: a tensor of 8 bytes per sample
-            if they are integers; ``generator``, the state of the sampler's generator, or None.
+            a dict with ``step``; with ``order``, the indices left of the epoch, or None if none are left, as a tensor
+            of 8 bytes per sample if they are integers; and with ``generator``, the state of the sampler's generator, or
+            None.
 
         Raises:
-            ValueError: for a step that is not of the epoch under way.
+            ValueError: for a step that is not in the epoch under way.
         """
         step = self._step if step is None else _checks.integer("step", step, 0)
         if not self._start <= step <= self._step:
@@ -172,10 +174,10 @@ class GrowingBatchSampler(Sampler[list[Any]]):
         return {"step": step, "order": order, "generator": None if generator is None else generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where ``state_dict()`` stood: the next epoch is the rest of that one, in its order.
+        """Goes on from where ``state_dict()`` was taken: the next epoch is the rest of that one, in its order.
 
         The epochs after it are as they would have been if the sampler has a ``generator`` of its own, whose state is
-        set, or a ``set_epoch``, which is called as always. Nothing is left where the epoch was used up: then the
+        set, or a ``set_epoch``, which is called as always. If the epoch was used up, nothing is left of it, and the
         next one is whole.
 
         Raises:
@@ -193,12 +195,12 @@ class GrowingBatchSampler(Sampler[list[Any]]):
             raise ValueError(f"state_dict['generator'] must be a generator's state or None, got {shown(state)}")
         generator = getattr(self.sampler, "generator", None)
         if generator is not None and state is not None:
-            generator.set_state(state)  # which raises before it changes anything
+            generator.set_state(state)  # it raises before it changes anything
         self._begin(step, list(order or ()))
 
 
 def _check_sampler(sampler: Any) -> None:
-    """Raises for what does not give indices, or gives them only once."""
+    """Raises for a sampler that does not give indices, or gives them only once."""
     if isinstance(sampler, DataLoader):
         raise TypeError(f"sampler must be an iterable of indices, got {shown(sampler)}: give its sampler")
     if isinstance(sampler, BatchSampler) or not isinstance(sampler, Iterable) or isinstance(sampler, (str, bytes)):

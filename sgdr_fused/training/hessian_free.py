@@ -1,4 +1,4 @@
-"""An estimate of the rate from the path of the weights: Smith & Topin's, without a Hessian."""
+"""Smith & Topin's estimate of the rate, from the path of the weights and without a Hessian."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def hessian_free_lr(w0: Weights, w1: Weights, w2: Weights, lr: float | Tensor | 
 
     It holds for plain gradient descent: momentum and Adam's scaling make steps that are not ``lr`` times a gradient.
     With mini-batches the change of the gradient is noise for the most part, which makes the estimate too small, and the
-    difference of nearly equal steps loses digits. So smooth it (:class:`HessianFreeLR`), and take it for a trend, as
-    the paper does.
+    difference of nearly equal steps loses digits. So smooth the estimate (:class:`HessianFreeLR`), and take it for a
+    trend, as the paper does.
 
     Args:
-        w0, w1, w2: weights before, between and after two steps; each a tensor, or a list of tensors of the same shapes.
-            Summed in float64.
-        lr: > 0; the rate of both steps, or a pair of theirs; numbers or tensors with one element.
+        w0, w1, w2: the weights before, between and after two steps; each a tensor, or a list of tensors of the same
+            shapes. The sums are in float64.
+        lr: the rate of both steps, or a pair of rates, > 0; numbers or tensors with one element.
 
     Returns:
-        a float64 tensor of shape () on the first weights' device; nothing waits for it. ``inf`` where the gradient did
-        not change, NaN where the weights did not move either.
+        a float64 tensor of shape () on the device of the first weights; nothing waits for it. It is ``inf`` if the
+        gradient did not change, and NaN if the weights did not move either.
 
     Raises:
         ValueError: for weights whose shapes differ; for a number ``lr`` that is not finite and > 0.
@@ -91,7 +91,7 @@ def _tensors(name: str, weights: Any, hint: str = "") -> list[Tensor]:
 
 
 def _rate(name: str, rate: Any) -> Any:
-    """A tensor as it is: its value is on its device."""
+    """The rate, checked. A tensor's value is not looked at, because it is on its device."""
     if isinstance(rate, Schedule):
         raise TypeError(f"{name} must be a rate, got {shown(rate)}; its rate at step t is schedule(t)")
     if isinstance(rate, Tensor):
@@ -108,14 +108,14 @@ class HessianFreeLR:
 
         value = smoothing * value + (1 - smoothing) * estimate       value = estimate at the first one
 
-    A step that moved nothing, such as one that a GradScaler skipped, was none of gradient descent: the two estimates
-    that it takes part in are left out, and so is one that is not finite.
+    A step that moved nothing, such as one that a GradScaler skipped, was no step of gradient descent. So the two
+    estimates that it takes part in are left out, and so is an estimate that is not finite.
 
-    It holds two copies of the parameters, and nothing waits for the device but a look at ``value``.
+    The object holds two copies of the parameters. Only a look at ``value`` waits for the device.
 
     Args:
         params: the parameters, or some of them: tensors.
-        smoothing: in [0, 1): the weight of the past. The paper's 0.9.
+        smoothing: the weight of the past, in [0, 1). The paper has 0.9.
 
     Attributes:
         value: a float64 tensor of shape () on the first parameter's device; NaN before the first estimate, which
@@ -157,7 +157,7 @@ class HessianFreeLR:
 
     @torch.no_grad()
     def update(self, lr: float | Tensor) -> None:
-        """Takes note of a step, after it was taken.
+        """Takes a step into account, after it was taken.
 
         Args:
             lr: its rate, > 0: a number, or a tensor with one element. ``group["lr"]`` of a group with a Schedule

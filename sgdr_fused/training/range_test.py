@@ -1,4 +1,50 @@
-"""The learning-rate range test: a short training while the rate grows, of which nothing but the losses stays."""
+"""The learning-rate range test: a short training while the rate grows, of which nothing but the losses stays.
+
+**The rate** is a Schedule for the time of the test. It is computed on the device and, under a ``scaler``, a step that
+was skipped does not move it on. Momentum and weight decay that have Schedules go on from where the clock stands.
+
+**Groups keep the ratios of their rates.** The rate of the test is that of the group with the largest one, where a
+Schedule counts with its ``upper_bound``. A rate of 0 stays 0, unless all are 0.
+
+**Which loss belongs to a rate.** It is the loss of the batch whose gradient the step with this rate applies, so of the
+weights before that step, as in fastai. With ``val_loader`` it is the loss of the weights after that step, as in
+torch-lr-finder. There is one loss for each step that was applied. What a skipped step computed is dropped.
+
+**When the test ends.** The losses stay on the device and are read after every ``read_every`` steps; nothing else waits
+for the device. After each reading the test ends if the loss has diverged. Losses of small batches differ much, whatever
+the rate, so a single loss decides nothing, neither the first nor a lucky one: a rise counts, and so does a low, when it
+lasts for five points. With ``smoothed`` as :attr:`LRFindResult.smoothed`, the loss has diverged at point ``i`` where ::
+
+    smoothed[i] > best + (diverge_factor - 1) * abs(best)    and    losses[k] > usual  for the last five k <= i
+
+    best   the smallest, over earlier points, of the largest of five successive smoothed losses
+    usual  the largest of the 20 losses up to that best, or of the first 20, those five not among them
+
+For positive losses the bound is ``diverge_factor * best``. The loss has also diverged where ``smoothed[i]`` is not
+finite, which needs no five points. What was recorded after the first point above both is dropped, and so is a loss that
+is not finite. With ``DistributedDataParallel`` every process makes the call, and the losses are the means over the
+processes, so that all stop together. With a ``scaler`` up to ``2 * num_steps`` steps are tried, because some may be
+skipped.
+
+**What is restored**, whatever happens, an exception and Ctrl-C included, bit for bit and in the same tensors and
+objects:
+
+- parameters, buffers, modes and all other attributes of the model's modules, of a criterion that is a module, and
+  of modules that the loss functions close over; gradients and ``requires_grad``;
+- the optimizer's groups, Schedules, state, clock, ``n_averaged``, ``grad_norm`` and ``skipped_steps``;
+- attributes of the loaders and of their samplers, batch samplers, datasets and transforms, with ``state_dict``
+  where they have one, and of the objects whose methods are the loss function or hooks of a step or of a module:
+  which values they are, what lists, dicts and sets hold, and generators of random numbers;
+- random numbers of torch, Python and NumPy. The scaler is not touched: the test works with a copy. Workers of a
+  loader that persist are put aside; the test has its own. Hooks of a cycle's end are not called.
+
+Until then there is a second copy of parameters, buffers, gradients and state on the device.
+
+**What is not restored**: what is outside of this process or in C++, such as files and streams; tensors and arrays of a
+dataset that are written in place; variables that functions, hooks among them, close over, and global ones. A warning
+names what can be seen: a loader, or an attribute, that is an iterator, and an ``IterableDataset`` without
+``state_dict``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +52,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,81 +91,35 @@ def lr_find(
     read_every: int = 16,
     progress: bool = True,
 ) -> LRFindResult:
-    """Trains for a while with a growing rate, records the loss at each, and puts everything back.
+    """Trains for a while with a growing rate, records the loss at each rate, and puts everything back.
 
-    The rate of step ``t`` is, for ``t`` in ``0, ..., num_steps - 1``::
+    The rate of step ``t`` is, for ``t`` in ``0, ..., num_steps - 1``, in the group with the largest rate::
 
         start_lr**(1 - x) * end_lr**x              x = t / (num_steps - 1), mode "exp"
         start_lr * (1 - x) + end_lr * x                                     mode "linear"
 
-    It is a Schedule for the time of the test: computed on the device and, under a ``scaler``, not moved on by a step
-    that was skipped. Momentum and weight decay that have Schedules go on from where the clock stands.
-
-    **Groups keep the ratios of their rates.** The rate above is that of the group with the largest one, where a
-    Schedule counts with its ``upper_bound``. A rate of 0 stays 0, unless all are.
-
-    **Which loss belongs to a rate**: that of the batch whose gradient the step with this rate applies, so of the
-    weights before that step, as in fastai; with ``val_loader`` that of the weights after it, as in torch-lr-finder.
-    There is one loss for each step that was applied; what a skipped one computed is dropped.
-
-    The losses stay on the device and are read after every ``read_every`` steps; nothing else waits for it. Then the
-    test ends if the loss has diverged. Losses of small batches differ much, whatever the rate, so one of them decides
-    nothing, neither the first nor a lucky one: a rise counts, and so does a low, when it lasts for five points. With
-    ``smoothed`` as :attr:`LRFindResult.smoothed`, it has diverged at point ``i`` where ::
-
-        smoothed[i] > best + (diverge_factor - 1) * abs(best)    and    losses[k] > usual  for the last five k <= i
-
-        best   the smallest, over earlier points, of the largest of five successive smoothed losses
-        usual  the largest of the 20 losses up to that best, or of the first 20, those five not among them
-
-    For positive losses the bound is ``diverge_factor * best``. It has also diverged where ``smoothed[i]`` is not
-    finite, which needs no five points. What was recorded after the first point above both is dropped, and so is a loss
-    that is not finite. With ``DistributedDataParallel`` every process makes the call, and the losses are the means
-    over the processes, so that all stop together.
-
-    **Restored whatever happens**, an exception and Ctrl-C included, bit for bit and in the same tensors and objects:
-
-    - parameters, buffers, modes and all other attributes of the model's modules, of a criterion that is a module, and
-      of modules that the loss functions close over; gradients and ``requires_grad``;
-    - the optimizer's groups, Schedules, state, clock, ``n_averaged``, ``grad_norm`` and ``skipped_steps``;
-    - attributes of the loaders and of their samplers, batch samplers, datasets and transforms, with ``state_dict``
-      where they have one, and of the objects whose methods are the loss function or hooks of a step or of a module:
-      which values they are, what lists, dicts and sets hold, and generators of random numbers;
-    - random numbers of torch, Python and NumPy. The scaler is not touched: the test works with a copy. Workers of a
-      loader that persist are put aside; the test has its own. Hooks of a cycle's end are not called.
-
-    Until then there is a second copy of parameters, buffers, gradients and state on the device.
-
-    **Not restored**: what is outside of this process or in C++, such as files and streams; tensors and arrays of a
-    dataset that are written in place; variables that functions, hooks among them, close over, and global ones. A
-    warning names what can be seen: a loader, or an attribute, that is an iterator, and an ``IterableDataset`` without
-    ``state_dict``.
+    The other groups keep the ratios of their rates. The docstring of the module, ``help(sgdr_fused.range_test)``,
+    says which loss belongs to a rate, when the test ends early, and what is restored and what is not.
 
     Args:
-        model: in training mode, its modules stay in the modes they are in; in evaluation mode, all are put in training
-            mode.
+        model: in training mode, its modules stay in their modes; in evaluation mode, all are put in training mode.
         optimizer: one of this package's; another has no rate on the device.
-        criterion: ``criterion(model(inputs), targets)`` is the loss, a tensor with one element. None with
-            ``batch_to_loss``.
-        loader: of batches ``(inputs, targets)``, or dicts with these two keys. Started again when it ends. Tensors in a
-            batch, also in nested tuples, lists and dicts, are moved to the device of the optimizer's first parameter.
+        criterion: ``criterion(model(inputs), targets)`` is the loss, with one element. None with ``batch_to_loss``.
+        loader: batches ``(inputs, targets)``, or dicts with these keys; started again when it ends. Tensors in nested
+            tuples, lists and dicts too are moved to the device of the optimizer's first parameter.
         start_lr, end_lr: finite, 0 < ``start_lr`` < ``end_lr``.
-        num_steps: of the optimizer, an integer >= 2. With a ``scaler`` up to ``2 * num_steps`` are tried, for some may
-            be skipped.
+        num_steps: of the optimizer, an integer >= 2.
         mode: ``"exp"`` or ``"linear"``.
-        smoothing: in [0, 1): the weight of the past; 0 for none. fastai has 0.98, torch-lr-finder 0.95.
+        smoothing: the weight of the past, in [0, 1); 0 for none. fastai has 0.98, torch-lr-finder 0.95.
         diverge_factor: finite, > 1. fastai has 4, torch-lr-finder 5.
         accumulation_steps: batches per step, an integer >= 1. The loss is the mean over them.
         autocast_dtype: computes losses under ``torch.autocast`` with this dtype; None without.
         scaler: a GradScaler between two steps, not after ``unscale_``.
-        val_loader: batches over which the loss is taken after each step, in evaluation mode: their mean, weighted with
-            the length of the first tensor in each.
+        val_loader: after each step the loss is the mean over these batches, in evaluation mode, weighted with the
+            length of the first tensor in each.
         batch_to_loss: ``batch_to_loss(model, batch)`` in place of ``criterion``, for batches of any other form.
-        read_every: an integer >= 1.
-        progress: a bar, where tqdm is installed (``pip install sgdr_fused[progress]``).
-
-    Returns:
-        an :class:`LRFindResult`.
+        read_every: the losses are read after so many steps, an integer >= 1.
+        progress: shows a bar, where tqdm is installed (``pip install sgdr_fused[progress]``).
 
     Raises:
         ValueError, TypeError: naming the argument and its value, before anything is done.
@@ -142,6 +142,46 @@ def lr_find(
     smoothing and the end by divergence after fastai's ``lr_find``.
     """
     _check(model, optimizer, criterion, loader, autocast_dtype, scaler, val_loader, batch_to_loss)
+    options = _checked(start_lr, end_lr, num_steps, mode, smoothing, diverge_factor, accumulation_steps, read_every)
+    trial = Trial(model, optimizer, loss_function(criterion, batch_to_loss), autocast_dtype, copy.deepcopy(scaler))
+    ratios = _ratios(optimizer)
+    saved = Saved(model, optimizer, (loader, val_loader), (criterion, batch_to_loss))
+    losses, diverged = _run(model, optimizer, ratios, trial, saved, loader, val_loader, options, progress)
+    return options.result(losses, ratios, diverged)
+
+
+class _Options(NamedTuple):
+    """The options of a test, checked."""
+
+    ramp: Schedule
+    num_steps: int
+    smoothing: float
+    diverge_factor: float
+    accumulation_steps: int
+    read_every: int
+
+    def result(self, losses: list[float], ratios: tuple[float, ...], diverged: bool) -> LRFindResult:
+        """What the test has measured."""
+        return LRFindResult(
+            lrs=self.ramp.values(self.num_steps)[: len(losses)],
+            losses=torch.tensor(losses, dtype=torch.float64, device="cpu"),
+            ratios=ratios,
+            smoothing=self.smoothing,
+            diverged=diverged,
+        )
+
+
+def _checked(
+    start_lr: float,
+    end_lr: float,
+    num_steps: int,
+    mode: str,
+    smoothing: float,
+    diverge_factor: float,
+    accumulation_steps: int,
+    read_every: int,
+) -> _Options:
+    """The options; raises for one that cannot be."""
     start_lr = _checks.between("start_lr", start_lr, 0.0, math.inf, low_open=True, high_open=True)
     end_lr = _checks.between("end_lr", end_lr, 0.0, math.inf, low_open=True, high_open=True)
     if start_lr >= end_lr:
@@ -149,50 +189,63 @@ def lr_find(
     if not isinstance(mode, str) or mode not in _RAMPS:
         raise ValueError(f"mode must be one of {sorted(_RAMPS)}, got {shown(mode)}")
     num_steps = _checks.integer("num_steps", num_steps, 2)
-    smoothing = _checks.between("smoothing", smoothing, 0.0, 1.0, high_open=True)
-    diverge_factor = _checks.between("diverge_factor", diverge_factor, 1.0, math.inf, low_open=True, high_open=True)
-    accumulation_steps = _checks.integer("accumulation_steps", accumulation_steps, 1)
-    read_every = _checks.integer("read_every", read_every, 1)
+    return _Options(
+        ramp=_RAMPS[mode](start_lr, end_lr, num_steps - 1),
+        num_steps=num_steps,
+        smoothing=_checks.between("smoothing", smoothing, 0.0, 1.0, high_open=True),
+        diverge_factor=_checks.between("diverge_factor", diverge_factor, 1.0, math.inf, low_open=True, high_open=True),
+        accumulation_steps=_checks.integer("accumulation_steps", accumulation_steps, 1),
+        read_every=_checks.integer("read_every", read_every, 1),
+    )
 
-    ramp = _RAMPS[mode](start_lr, end_lr, num_steps - 1)
-    ratios = _ratios(optimizer)
-    trial = Trial(model, optimizer, loss_function(criterion, batch_to_loss), autocast_dtype, copy.deepcopy(scaler))
-    saved = Saved(model, optimizer, (loader, val_loader), (criterion, batch_to_loss))
+
+def _run(
+    model: nn.Module,
+    optimizer: FusedOptimizer,
+    ratios: tuple[float, ...],
+    trial: Trial,
+    saved: Saved,
+    loader: Iterable[Any],
+    val_loader: Iterable[Any] | None,
+    options: _Options,
+    progress: bool,
+) -> tuple[list[float], bool]:
+    """Takes the steps and restores what they changed. Returns what :func:`_losses` returns."""
     if saved.lost:
         warn(f"lr_find leaves everything as it was, but for {'; '.join(saved.lost)}")
-    losses: list[float] = []
-    end, drawn = None, 0
     try:
         try:
             saved.begin()
             start = int(optimizer.clock)
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-                group["lr"] = _from_step(start, ramp if ratio == 1 else ratio * ramp)
+                group["lr"] = _from_step(start, options.ramp if ratio == 1 else ratio * options.ramp)
             if not model.training:
                 model.train()
-            with torch.enable_grad(), _bar(num_steps, progress) as bar:
-                blocks = trial.blocks(loader, val_loader, num_steps, accumulation_steps, read_every)
-                with contextlib.closing(blocks):  # with a loader's processes
-                    for losses, overflow in blocks:
-                        bar.update(len(losses) - drawn)
-                        drawn = len(losses)
-                        end = divergence(losses, smoothing, diverge_factor)
-                        if end is None and overflow:
-                            end = len(losses)  # a scaler would skip such steps for ever
-                        if end is not None:
-                            break
+            return _losses(trial, loader, val_loader, options, progress)
         finally:
             saved.restore()
     finally:
         saved.restore()  # all that an interrupt of the first has left
-    kept = losses[:end]
-    return LRFindResult(
-        lrs=ramp.values(num_steps)[: len(kept)],
-        losses=torch.tensor(kept, dtype=torch.float64, device="cpu"),
-        ratios=ratios,
-        smoothing=smoothing,
-        diverged=end is not None,
-    )
+
+
+def _losses(
+    trial: Trial, loader: Iterable[Any], val_loader: Iterable[Any] | None, options: _Options, progress: bool
+) -> tuple[list[float], bool]:
+    """Takes the steps. Returns the losses that are kept, and whether the loss diverged."""
+    losses: list[float] = []
+    drawn = 0
+    with torch.enable_grad(), _bar(options.num_steps, progress) as bar:
+        blocks = trial.blocks(loader, val_loader, options.num_steps, options.accumulation_steps, options.read_every)
+        with contextlib.closing(blocks):  # with a loader's processes
+            for losses, overflow in blocks:
+                bar.update(len(losses) - drawn)
+                drawn = len(losses)
+                end = divergence(losses, options.smoothing, options.diverge_factor)
+                if end is None and overflow:
+                    end = len(losses)  # a scaler would skip such steps for ever
+                if end is not None:
+                    return losses[:end], True
+    return losses, False
 
 
 def _check(

@@ -43,7 +43,7 @@ class SnapshotEnsemble:
     and renamed, so each ``.safetensors`` file is whole at any moment, whatever happens to the process; the next start
     removes what is left over. ``manifest.json`` lists cycle, step and file of each. Training that goes on in the same
     directory adds to what is there; a cycle that is run through again replaces its file. Loading executes no code.
-    What has a snapshot's name and is none is left out, with a warning.
+    A file that has the name of a snapshot and is none is left out, with a warning.
 
     The model may be wrapped, by ``torch.compile``, ``DistributedDataParallel`` and the like, when it is saved, when it
     predicts, or both. Predictions are the bare model's, without the wrapper around it, on its device.
@@ -51,13 +51,13 @@ class SnapshotEnsemble:
     With several processes, only one may have an ensemble.
 
     Args:
-        model: whose parameters and buffers are saved; the model itself is left as it is by predictions.
-        optimizer: a fused optimizer with a Schedule for ``lr`` that has cycles. None: only to predict from what is
-            there.
-        directory: made if it is not there.
-        on_error: what becomes of a training when a snapshot cannot be written, because the disk is full, say: with
-            "raise" the OSError comes out of ``optimizer.step()``, which has been done; with "warn" there is a warning,
-            and the training goes on.
+        model: its parameters and buffers are saved. Predictions leave the model as it is.
+        optimizer: a fused optimizer with a Schedule for ``lr`` that has cycles. With None the ensemble only predicts,
+            from the snapshots that are there.
+        directory: the folder of the snapshots, which is made if it is not there.
+        on_error: what happens if a snapshot cannot be written, because the disk is full, say. With "raise" the OSError
+            comes out of ``optimizer.step()``, whose step has been taken. With "warn" there is a warning, and the
+            training goes on.
 
     Raises:
         ModuleNotFoundError: without safetensors, saying what to install.
@@ -95,7 +95,7 @@ class SnapshotEnsemble:
         self.model = model
         self.directory = Path(directory)  # type: ignore[arg-type]  # it was checked
         self.on_error = on_error
-        self._foreign: set[Path] = set()  # which were warned of
+        self._foreign: set[Path] = set()  # files that a warning has named
         self._handle = None
         if optimizer is not None:
             self._handle = optimizer.register_cycle_end_hook(self._cycle_ended)
@@ -106,24 +106,24 @@ class SnapshotEnsemble:
             raise
 
     def _open(self) -> None:
-        """Makes the folder, and takes away what a process that died there has left."""
+        """Makes the folder, and removes what a process that died has left there."""
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(f"directory must be a folder, got {shown(str(self.directory))}, which is a file")
         self.directory.mkdir(parents=True, exist_ok=True)
         for leftover in self.directory.glob("*.tmp"):
             name = leftover.name.removesuffix(".tmp")
             if (name == "manifest.json" or _NAME.fullmatch(name)) and leftover.is_file():
-                with contextlib.suppress(OSError):  # predictions need not write
+                with contextlib.suppress(OSError):  # the folder may be read-only: predictions need not write
                     leftover.unlink()
-        self._snapshots()  # warns of what is none
+        self._snapshots()  # warns of files that are no snapshots
 
     @property
     def paths(self) -> list[Path]:
-        """The snapshots' files, by cycle."""
+        """The files of the snapshots, in the order of their cycles."""
         return [snapshot.path for snapshot in self._snapshots()]
 
     def detach(self) -> None:
-        """From here on no more snapshots are saved."""
+        """Stops saving snapshots."""
         if self._handle is not None:
             self._handle.remove()
 
@@ -153,12 +153,12 @@ class SnapshotEnsemble:
 
     @torch.no_grad()
     def predict(self, *inputs: Any, average: str = "probabilities", dim: int = 1, **keywords: Any) -> Tensor:
-        """The mean over all snapshots of what the model, in evaluation mode, makes of the inputs.
+        """The mean over all snapshots of what the model, in evaluation mode, predicts for the inputs.
 
         Args:
-            inputs, keywords: of the model, whose output is one tensor of logits.
+            inputs, keywords: the arguments of the model, whose output is one tensor of logits.
             average: "probabilities" or "logits".
-            dim: that of the classes in the output.
+            dim: the dimension of the classes in the output.
         """
         if average not in _AVERAGES:
             raise ValueError(f"average must be one of {_AVERAGES}, got {shown(average)}")
@@ -181,7 +181,7 @@ class SnapshotEnsemble:
         return total / len(paths)
 
     def _snapshots(self) -> list[_Snapshot]:
-        """What there is, by cycle; a warning, once each, for what only has the name of a snapshot."""
+        """The snapshots in the folder, by cycle. Warns once of each file that only has the name of a snapshot."""
         found = []
         for path in self.directory.glob("cycle-*.safetensors"):
             try:
@@ -192,7 +192,7 @@ class SnapshotEnsemble:
                 if name is None or int(name[1]) != snapshot.cycle:
                     raise ValueError(f"it is of cycle {snapshot.cycle}")
                 found.append(snapshot)
-            except FileNotFoundError:  # taken away meanwhile
+            except FileNotFoundError:  # it was removed meanwhile
                 continue
             except Exception as error:  # safetensors has errors of its own, and metadata may be anything
                 if path not in self._foreign:
@@ -224,14 +224,14 @@ def _check(model: Any, optimizer: Any, directory: Any, on_error: Any) -> None:
 
 
 def _loaded(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """A snapshot's tensors, where the model has its own."""
+    """The tensors of a snapshot, on the devices where the model has its own."""
     own = model.state_dict()
     tensors = fitted(_safetensors().load_file(path), own, str(path))
     return {name: value.to(own[name]) for name, value in tensors.items()}
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """All of it under that name, or what was there before.
+    """Writes the file whole or not at all: else what was there before stays.
 
     Raises:
         OSError: with the path.
@@ -246,7 +246,7 @@ def _write_whole(path: Path, content: bytes) -> None:
             temporary.replace(path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the new name, too, has to survive a loss of power
+                os.fsync(folder)  # the new name has to survive a loss of power, too
             finally:
                 os.close(folder)
         except OSError as error:
@@ -264,7 +264,7 @@ def _remove(temporary: Path) -> None:
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then each module's own mode again, also after an interrupt of what restores it."""
+    """Evaluation mode inside; after it each module has its own mode again, even if an interrupt hits the restoring."""
     modes = [(module, module.training) for module in model.modules()]
 
     def restore() -> None:

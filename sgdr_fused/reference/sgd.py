@@ -1,29 +1,11 @@
-"""A part of reference.py: SGD with momentum, and the averages of the parameters.
-
-Each update, here and in the other parts, works in place on `param` and on the tensors in `state`, which it
-creates at a parameter's first step, and leaves `grad` alone. The arithmetic is done in float32, or in float64 where the
-parameter or its state is; whatever is narrower is rounded once, when it is stored. A state tensor keeps its own dtype.
-"""
+"""SGD with momentum, written from the paper in plain torch."""
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch import Tensor
 
-__all__ = ["average", "sgd"]
-
-
-def widest_dtype(*tensors: Tensor) -> torch.dtype:
-    return functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
-
-
-def interpolate(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """``start + weight * (end - start)``, from the nearer end, so that weight 1 gives ``end``."""
-    if weight < 0.5:
-        return start + weight * (end - start)
-    return end - (end - start) * (1 - weight)
+from ._shared import widest_dtype
 
 
 @torch.no_grad()
@@ -100,29 +82,3 @@ def sgd(
     state["momentum_buffer"].copy_(m)
     update = g + momentum * m if nesterov else m
     param.copy_(p - update if classical else p - lr * update)
-
-
-@torch.no_grad()
-def average(average: Tensor, param: Tensor, weight: float) -> None:
-    """One step of a running average of a parameter.
-
-    ::
-
-        average = (1 - weight) * average + weight * p
-
-    Args:
-        average: same shape as the parameter; written.
-        param: the parameter, after its update.
-        weight: ``1 / (n + 1)`` for the mean of ``n + 1`` values, ``1 - decay`` for an exponential average; 1 replaces
-            what was there.
-
-    Example:
-        >>> mean = torch.tensor([1.0])
-        >>> average(mean, torch.tensor([4.0]), weight=1 / 3)
-        >>> mean
-        tensor([2.])
-
-    Sources: Izmailov et al., "Averaging weights leads to wider optima and better generalization" (2018), algorithm 1;
-    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992).
-    """
-    average.copy_(interpolate(average, param.to(average.dtype), weight))
