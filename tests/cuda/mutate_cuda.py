@@ -15,21 +15,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import queue
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from mutated_checkout import REPORT, ROOT, copy_checkout, failed_assertion, prepare_for_races, run_tests
+
 STEP = "csrc/step/fused_step.h"
 KERNEL = "csrc/cuda/fused_step.cu"
 DENSE = "csrc/cuda/update_dense.cuh"
@@ -41,7 +37,6 @@ WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
 GRADIENT = "csrc/cuda/gradient.cuh"
-REPORT = "report.xml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,45 +248,6 @@ def misfit(mutation: Mutation) -> str | None:
     if len(files) != 1:
         return f"tests/ has {len(files)} files named test_{mutation.tests}.py, not one"
     return None
-
-
-def copy_checkout(target: Path) -> None:
-    target.mkdir()
-    for name in ("csrc", "sgdr_fused", "tests"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "_C.*.json", "__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, target)
-
-
-def run_tests(checkout: Path, tests: Sequence[str], is_race: bool, runner: str) -> subprocess.CompletedProcess[str]:
-    """pytest up to the first failure, with a report in the checkout."""
-    command = [*(runner.split() if is_race else []), sys.executable, "-m", "pytest", "-x", "-q", f"--junitxml={REPORT}"]
-    environment = {**os.environ, "SGDR_FUSED_TEST_DEVICE": "cuda" if is_race else "emulated_cuda"}
-    environment.pop("CI", None)  # with it pytest shows all that differs, and looks for it for many minutes
-    (checkout / REPORT).unlink(missing_ok=True)
-    return subprocess.run(
-        [*command, *tests], cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def failed_assertion(report: Path) -> tuple[str, str] | None:
-    """The test and the assertion that failed first; None where something else went wrong, or nothing."""
-    if not report.is_file():
-        return None
-    for case in ElementTree.parse(report).iter("testcase"):
-        for failure in [*case.findall("failure"), *case.findall("error")]:
-            message = failure.get("message", "")
-            if re.match(r'(failed on teardown with ")?(AssertionError|assert )', message):
-                file = str(case.get("classname")).replace(".", "/") + ".py"
-                return f"{file}::{case.get('name')}", message.splitlines()[0][:80]
-    return None
-
-
-def prepare_for_races(checkout: Path) -> None:
-    """The CUDA extension, in place, so that a mutation compiles one file; the PTX is what runs."""
-    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    environment = {**os.environ, "FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0+PTX"}
-    subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
 
 
 class Verdict(NamedTuple):
