@@ -3,14 +3,14 @@
 The tests hold the fast code to it, and it computes the steps where no extension can be built. It shares no code with
 the fast code, and it imports nothing else of the package.
 
-Each algorithm has one file, which is named after its function. A new algorithm adds its file and one line here. The
-form ``import x as x`` says that users find ``x`` here.
+Each algorithm has one file, with its update in a function of the same name. These functions are found by that name, so
+a new algorithm adds its file and nothing here. The form ``import x as x`` says that users find ``x`` here.
 """
 
-from .adadelta import adadelta as adadelta
-from .adagrad import adagrad as adagrad
-from .adam import adam as adam
-from .adamax import adamax as adamax
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
 from .averages import average as average
 from .clipping import clip as clip
 from .cycles import LAST_START as LAST_START
@@ -25,10 +25,6 @@ from .cycles import one_cycle as one_cycle
 from .cycles import one_cycle_momentum as one_cycle_momentum
 from .cycles import triangular as triangular
 from .cycles import triangular_momentum as triangular_momentum
-from .lamb import lamb as lamb
-from .lars import lars as lars
-from .nadam import nadam as nadam
-from .rmsprop import rmsprop as rmsprop
 from .rounding import join as join
 from .rounding import philox as philox
 from .rounding import random_bits as random_bits
@@ -48,4 +44,14 @@ from .schedules import shifted as shifted
 from .schedules import step as step
 from .schedules import table as table
 from .schedules import warmup as warmup
-from .sgd import sgd as sgd
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """An update that the loop below finds."""
+
+
+for _module in pkgutil.iter_modules(__path__):
+    _found = importlib.import_module(f"{__name__}.{_module.name}")
+    # In place of the module stands its function, where that has the module's name.
+    globals()[_module.name] = getattr(_found, _module.name, _found)
