@@ -18,8 +18,8 @@ struct Adagrad : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
-    return {hypers[kLr] / (1.0 + known.steps * constants[kLrDecay]), hypers[kWeightDecay],
+                                          const ParamStats& stats) {
+    return {hypers[kLr] / (1.0 + stats.steps * constants[kLrDecay]), hypers[kWeightDecay],
             constants[kEps], constants[kMaximize] != 0.0};
   }
 
@@ -57,7 +57,7 @@ struct RMSprop : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known&) {
+                                          const ParamStats&) {
     return {hypers[kLr],
             hypers[kMomentum],
             hypers[kWeightDecay],
@@ -121,7 +121,7 @@ struct Adadelta : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known&) {
+                                          const ParamStats&) {
     return {hypers[kLr],           hypers[kWeightDecay], constants[kRho],
             1.0 - constants[kRho], constants[kEps],      constants[kMaximize] != 0.0};
   }

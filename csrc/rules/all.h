@@ -7,10 +7,10 @@
 //   Rule<T, kStates>         the update of one element, in T: called with the parameter, its
 //                            gradient (unscaled) and its states
 // and, where Defaults has not what it needs,
-//   counts()                 whether a step with these values is one that Known::steps counts
-//   factor()                 by what such a step, given its number, multiplies Known::product
+//   counts()                 whether a step with these values is one that ParamStats::steps counts
+//   factor()                 by what such a step, given its number, multiplies ParamStats::product
 //   kMeasuredStates          an algorithm with a rate of each parameter's own: how many states
-//                            Rule::direction() takes, of which Known::squares are; else -1
+//                            Rule::direction() takes, of which ParamStats::squares are; else -1
 //   measures()               whether a group with these constants has such rates
 // hypers[] are the values of this step (number, tensor or schedule), constants[] those that only a
 // new plan changes; the enums name the entries, in the order in which the Python class lists them.

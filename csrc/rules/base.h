@@ -13,13 +13,13 @@ struct Squares {
   double direction;  // of those of what Rule::direction() gives
 };
 
-// What a step knows of a parameter beforehand.
-struct Known {
+// What a step knows about a parameter before it updates it.
+struct ParamStats {
   double steps;     // how many updates that count it has behind it
   double product;   // of the factors of those
   Squares squares;  // where the algorithm measures
 
-  SGDR_HOST_DEVICE bool operator==(const Known& other) const {
+  SGDR_HOST_DEVICE bool operator==(const ParamStats& other) const {
     return steps == other.steps && product == other.product &&
            squares.param == other.squares.param && squares.direction == other.squares.direction;
   }

@@ -20,18 +20,18 @@ struct Adam : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
+                                          const ParamStats& stats) {
     const double lr = hypers[kLr], beta1 = hypers[kBeta1], beta2 = hypers[kBeta2];
     const double weight_decay = hypers[kWeightDecay];
     const bool decoupled = constants[kDecoupledWeightDecay] != 0.0;
-    return {lr / (1.0 - pow(beta1, known.steps + 1.0)),
+    return {lr / (1.0 - pow(beta1, stats.steps + 1.0)),
             decoupled ? 1.0 - lr * weight_decay : 1.0,
             decoupled ? 0.0 : weight_decay,
             1.0 - beta1,
             beta1,
             1.0 - beta2,
             beta2,
-            sqrt(1.0 - pow(beta2, known.steps + 1.0)),
+            sqrt(1.0 - pow(beta2, stats.steps + 1.0)),
             constants[kEps],
             constants[kMaximize] != 0.0};
   }
@@ -85,9 +85,9 @@ struct Adamax : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
+                                          const ParamStats& stats) {
     const double beta1 = hypers[kBeta1];
-    return {hypers[kLr] / (1.0 - pow(beta1, known.steps + 1.0)),
+    return {hypers[kLr] / (1.0 - pow(beta1, stats.steps + 1.0)),
             hypers[kWeightDecay],
             1.0 - beta1,
             beta1,
@@ -142,14 +142,14 @@ struct NAdam : Defaults {
   }
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
+                                          const ParamStats& stats) {
     const double lr = hypers[kLr], beta1 = hypers[kBeta1], beta2 = hypers[kBeta2];
     const double weight_decay = hypers[kWeightDecay];
     const bool decoupled = constants[kDecoupledWeightDecay] != 0.0;
-    const double number = known.steps + 1.0;
+    const double number = stats.steps + 1.0;
     const double mu = factor(hypers, constants, number);
     const double next_mu = factor(hypers, constants, number + 1.0);
-    const double product = known.product * mu;
+    const double product = stats.product * mu;
     return {lr * (1.0 - mu) / (1.0 - product),
             lr * next_mu / (1.0 - product * next_mu),
             decoupled ? 1.0 - lr * weight_decay : 1.0,
@@ -220,16 +220,16 @@ struct Lamb : Defaults {
   }
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
+                                          const ParamStats& stats) {
     const double beta1 = hypers[kBeta1], beta2 = hypers[kBeta2];
-    return {hypers[kLr] * ratio(constants, known.squares),
+    return {hypers[kLr] * ratio(constants, stats.squares),
             hypers[kWeightDecay],
             1.0 - beta1,
             beta1,
             1.0 - beta2,
             beta2,
-            1.0 / (1.0 - pow(beta1, known.steps + 1.0)),
-            sqrt(1.0 - pow(beta2, known.steps + 1.0)),
+            1.0 / (1.0 - pow(beta1, stats.steps + 1.0)),
+            sqrt(1.0 - pow(beta2, stats.steps + 1.0)),
             constants[kEps],
             constants[kMaximize] != 0.0};
   }

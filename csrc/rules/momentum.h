@@ -19,10 +19,10 @@ struct Sgd : Defaults {
   };
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
+                                          const ParamStats& stats) {
     const bool classical = constants[kClassical] != 0.0;
     return {classical ? hypers[kLr] : 1.0, classical ? 1.0 : hypers[kLr], hypers[kMomentum],
-            1.0 - constants[kDampening],   hypers[kWeightDecay],          known.steps == 0.0,
+            1.0 - constants[kDampening],   hypers[kWeightDecay],          stats.steps == 0.0,
             constants[kNesterov] != 0.0,   constants[kMaximize] != 0.0};
   }
 
@@ -82,9 +82,9 @@ struct Lars : Defaults {
   }
 
   SGDR_HOST_DEVICE static Scalars scalars(const double* hypers, const double* constants,
-                                          const Known& known) {
-    Scalars scalars = Sgd::scalars(hypers, constants, known);
-    scalars.lr_inside *= ratio(hypers, constants, known.squares);
+                                          const ParamStats& stats) {
+    Scalars scalars = Sgd::scalars(hypers, constants, stats);
+    scalars.lr_inside *= ratio(hypers, constants, stats.squares);
     return scalars;
   }
 
