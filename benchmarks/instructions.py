@@ -44,8 +44,8 @@ OTHERS = "others"  # the C library, mostly: memory is allocated and copied
 # Of the extension's functions.
 PARTS = {
     "elements": r"cpu::run_\w+<",
-    "tensors looked at": r"WatchedTensors::collect",
-    "versions counted up": r"WatchedTensors::bump_versions",
+    "tensors looked at": r"Guards::collect",
+    "versions counted up": r"Guards::bump_versions",
     "hyperparameters, counts, shares": r"cpu::|OptimizerPlan::run",
 }
 THE_REST = "bindings and the rest"

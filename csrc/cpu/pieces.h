@@ -201,7 +201,7 @@ void update_in_blocks(const Span<typename Algorithm::Scalars>& span, Share share
   const Plan& plan = *extras.plan;
   const DtypePair dtypes = span.item->dtypes;
   const Layout* layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
-  const Lot lots = {plan.seed, *plan.clock, tensor.index};
+  const Lot lots = {plan.seed, *plan.clock, tensor.number};
   const Lot* lot = plan.rounds_by_lot ? &lots : nullptr;
   const Memory param = {tensor.param, dtypes.param, layout, kParam, tensor.remainder, lot};
   const Memory grad = {span.item->grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};

@@ -136,7 +136,7 @@ inline __device__ void finish_memory(Work& work, const Plan& plan, int64_t clock
   memory.average_weight = work.average_weight;
   memory.rounds_by_lot = plan.rounds_by_lot;
   if (plan.rounds_by_lot) {
-    memory.key = lot_key({plan.seed, clock, work.tensor.index}, work.begin / kCell);
+    memory.key = lot_key({plan.seed, clock, work.tensor.number}, work.begin / kCell);
 #pragma unroll
     for (uint32_t& word : memory.key.words) word += static_cast<uint32_t>(work.begin % kCell);
   }

@@ -51,7 +51,7 @@ SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
 struct Lot {
   uint64_t seed;
   int64_t clock;
-  int32_t tensor;  // its place in the optimizer
+  int32_t number;  // the place of the parameter in the optimizer
 };
 
 // Elements that share a key.
@@ -66,7 +66,7 @@ struct LotKey {
 // `cell` is an element's index divided by kCell, in the parameter's memory order.
 SGDR_HOST_DEVICE LotKey lot_key(const Lot& lot, int64_t cell) {
   uint32_t counter[4] = {static_cast<uint32_t>(cell), static_cast<uint32_t>(cell >> 32),
-                         static_cast<uint32_t>(lot.tensor), static_cast<uint32_t>(lot.clock)};
+                         static_cast<uint32_t>(lot.number), static_cast<uint32_t>(lot.clock)};
   uint32_t key[2] = {static_cast<uint32_t>(lot.seed), static_cast<uint32_t>(lot.seed >> 32) ^
                                                           static_cast<uint32_t>(lot.clock >> 32)};
 #pragma unroll

@@ -58,7 +58,7 @@ struct Tensor {
   int32_t num_states;
   int32_t group;
   int32_t layout;    // index into Plan::layouts; -1: every operand is dense, in the same order
-  int32_t index;     // its place in the optimizer
+  int32_t number;    // its place in the optimizer
   Dtype grad_dtype;  // the parameter's, or of 16 bits where that is kFloat32
 };
 

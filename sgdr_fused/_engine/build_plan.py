@@ -252,30 +252,48 @@ def _make_plan(
     clock = optimizer._clock_on(device)
     if reference:
         return ReferencePlan(optimizer, clock, groups, specs), reads, conversions
+    return _native_plan(optimizer, backend, clock, groups, specs), reads, conversions
+
+
+def _native_plan(
+    optimizer: FusedOptimizer,
+    backend: str,
+    clock: Tensor,
+    groups: list[tuple[list[tuple[Any, Tensor | None]], list[float]]],
+    specs: list[ParamSpec],
+) -> AnyPlan:
+    """The extension's plan: csrc/plan/specs.h says what each of these structs holds."""
     extension: Any = backends.load()
-    plan = extension.Plan(
-        optimizer._algorithm,
-        backend,
-        clock,
-        groups,
-        specs,
-        optimizer._has_step,
-        _average_of(optimizer, device),
-        optimizer._rounding_seed,
-        clipping.for_plan(optimizer, device),
+    return extension.Plan(
+        algorithm=optimizer._algorithm,
+        backend=backend,
+        clock=clock,
+        groups=[
+            extension.Group(
+                hypers=[extension.Hyper(value, display=display) for value, display in hypers], constants=constants
+            )
+            for hypers, constants in groups
+        ],
+        params=[extension.Param(memory=spec.param, **spec._asdict()) for spec in specs],
+        steps_are_state=optimizer._has_step,
+        average=_average_of(optimizer, clock.device),
+        rounding_seed=optimizer._rounding_seed,
+        clipping=extension.Clipping(**clipping.for_plan(optimizer, clock.device)),
     )
-    return plan, reads, conversions
 
 
-def _average_of(optimizer: FusedOptimizer, device: torch.device) -> tuple[Any, bool, Tensor] | None:
-    """What the averages go by (weight, is_mean, count), or None."""
+def _average_of(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    """What the averages go by, or None."""
     if optimizer.average is None:
         return None
+    extension: Any = backends.load()
+    count = optimizer._count_on(device)
     if isinstance(optimizer.average, EMA):
-        return 1.0 - optimizer.average.decay, False, optimizer._count_on(device)
+        weight = extension.Hyper(1.0 - optimizer.average.decay)
+        return extension.Average(weight=weight, is_mean=False, count=count)
     schedule = schedule_of(optimizer)
     assert schedule is not None  # checked before
-    return schedule._compiled_cycle_ends, True, optimizer._count_on(device)
+    return extension.Average(weight=extension.Hyper(schedule._compiled_cycle_ends), is_mean=True, count=count)
 
 
 def on_device(name: str, value: Any, plan: AnyPlan) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -52,20 +52,18 @@ class Measured:
         return self._norm, self._skipped
 
 
-def for_plan(
-    optimizer: FusedOptimizer, device: torch.device
-) -> tuple[float, float, bool, Tensor | None, Tensor | None]:
-    """(max_value, max_norm, raises, norm, skipped): ClippingSpec in csrc/plan/plan.h."""
+def for_plan(optimizer: FusedOptimizer, device: torch.device) -> dict[str, Any]:
+    """The fields of ClippingSpec in csrc/plan/specs.h."""
     options = optimizer._options
     max_value, max_norm = options["max_grad_value"], options["max_grad_norm"]
     norm, skipped = optimizer._measured.on(device) if measures(options) else (None, None)
-    return (
-        math.inf if max_value is None else max_value,
-        -1.0 if max_norm is None or math.isinf(max_norm) else max_norm,  # an infinite one only measures
-        options["error_if_nonfinite"],
-        norm,
-        skipped if options["skip_nonfinite"] else None,
-    )
+    return {
+        "max_value": math.inf if max_value is None else max_value,
+        "max_norm": -1.0 if max_norm is None or math.isinf(max_norm) else max_norm,  # an infinite one only measures
+        "raises": options["error_if_nonfinite"],
+        "norm": norm,
+        "skipped": skipped if options["skip_nonfinite"] else None,
+    }
 
 
 def norm_of(optimizer: FusedOptimizer) -> Tensor:
