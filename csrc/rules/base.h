@@ -9,14 +9,14 @@ namespace sgdr_fused {
 
 // Sums over the elements of a parameter.
 struct Squares {
-  double param;      // of its squares
-  double direction;  // of those of what Rule::direction() gives
+  double param;      // the squares of the elements themselves
+  double direction;  // the squares of what Rule::direction() gives for each
 };
 
 // What a step knows about a parameter before it updates it.
 struct ParamStats {
-  double steps;     // how many updates that count it has behind it
-  double product;   // of the factors of those
+  double steps;     // how many updates that count it has had
+  double product;   // of the factors of those updates
   Squares squares;  // where the algorithm measures
 
   SGDR_HOST_DEVICE bool operator==(const ParamStats& other) const {
