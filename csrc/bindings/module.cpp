@@ -10,8 +10,8 @@ namespace {
 
 namespace py = pybind11;
 
-// A Membership holds Python objects, which may hold the optimizer in turn: the collector is to see
-// that, or none of them would ever be freed.
+// A Membership holds Python objects, which may hold the optimizer in turn. Python's collector has
+// to see them, or none of these objects would ever be freed.
 Membership* membership_of(PyObject* self) {
   const auto held = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
   return held.holder_constructed() ? held.value_ptr<Membership>() : nullptr;

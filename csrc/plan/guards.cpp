@@ -6,7 +6,7 @@
 namespace sgdr_fused {
 namespace {
 
-// A loop, since calling memcmp takes longer.
+// This is a loop, since calling memcmp takes longer.
 C10_ALWAYS_INLINE bool same(c10::IntArrayRef a, const int64_t* b) {
   for (size_t dim = 0; dim < a.size(); ++dim) {
     if (a[dim] != b[dim]) return false;
@@ -14,7 +14,8 @@ C10_ALWAYS_INLINE bool same(c10::IntArrayRef a, const int64_t* b) {
   return true;
 }
 
-// Whatever its values. The keys come first: with others there may be no storage to look at.
+// Whether the tensor is what it was, whatever its values are. The keys are compared first: a tensor
+// with other keys may have no storage to look at.
 C10_ALWAYS_INLINE bool unchanged(const Guard& guard) {
   const at::TensorImpl* impl = guard.impl;
   if (memory_keys_of(impl) != guard.keys || impl->dtype() != guard.dtype ||
@@ -32,8 +33,9 @@ C10_ALWAYS_INLINE bool unchanged(const Guard& guard) {
          storage->nbytes() == guard.nbytes;
 }
 
-// Tensors ahead of the one that is looked at. The objects of small tensors take more cache lines
-// than their elements and are rarely in the first-level cache, or in the second.
+// By how many guards tensors are fetched ahead of the one that is looked at. The objects of small
+// tensors take more cache lines than their elements, and are rarely in the first-level cache or in
+// the second.
 constexpr int kAhead = 8;
 
 C10_ALWAYS_INLINE void prefetch_tensor(const at::TensorImpl* tensor) {
@@ -142,13 +144,14 @@ bool Guards::collect() {
   for (const auto& [display, version] : displays_) {
     if (display->version_counter().current_version() != version) return false;
   }
-  // First, since a tensor that is no longer at its place may be gone.
+  // This comes first, since a tensor that is no longer at its place may be gone.
   for (const Param& param : params_) {
     if (param.place->unsafeGetTensorImpl() != param.identity) return false;
   }
   if (!all_unchanged(guards_)) return false;
-  // Three loops, each of independent and short iterations, so that the processor overlaps the cache
-  // misses of many: from a parameter to its gradient, its storage and the address is a long way.
+  // These are three loops, each of independent and short iterations, so that the processor overlaps
+  // the cache misses of many: from a parameter to its gradient, its storage and the address is a
+  // long way.
   for (size_t i = 0; i < params_.size(); ++i) {
     const at::Tensor& grad = params_[i].identity->grad();
     grad_impls_[i] = grad.defined() ? grad.unsafeGetTensorImpl() : nullptr;
@@ -191,7 +194,7 @@ void Guards::hold(Held& held) const {
 }
 
 void Guards::bump_versions(bool grads_too) {
-  // Only the device knows if they were written.
+  // Only the device knows whether they were written, so they always count as written.
   for (const at::TensorImpl* tensor : written_anyway_) count_version_up(tensor);
   for (size_t i = 0; i < params_.size(); ++i) {
     if (grads_[i] == nullptr) continue;

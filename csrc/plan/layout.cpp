@@ -1,12 +1,13 @@
-// How the memory of a plan's tensors lies; see plan.h.
+// Describes how the operands of a tensor lie in memory; see plan.h.
 #include <algorithm>
 
 #include "plan/plan.h"
 
 namespace sgdr_fused {
 
-// Dimensions in the parameter's memory order, neighbours merged where every operand allows it.
-// Returns -1 where one dimension of stride 1 is left: nothing to look up per element.
+// Puts the dimensions in the memory order of the parameter, and merges neighbours where every
+// operand allows it. Returns -1 where one dimension of stride 1 is left: then a kernel needs no
+// layout.
 int32_t OptimizerPlan::add_layout(const ParamSpec& spec) {
   const at::Tensor& param = spec.memory;
   std::vector<at::Tensor> operands(kFirstState, param);

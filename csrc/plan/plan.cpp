@@ -1,4 +1,4 @@
-// Building a plan; see plan.h.
+// Builds a plan; see plan.h.
 #include "plan/plan.h"
 
 #include <algorithm>
@@ -116,7 +116,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (on_gpu_) copy_to_device();
 }
 
-// One copy of a schedule that serves many groups: its table may be long.
+// A schedule that serves many groups is copied once, since its table may be long.
 int64_t OptimizerPlan::add_schedule(const CompiledSchedule& schedule, AddedSchedules& added) {
   const auto [entry, is_new] = added.try_emplace(&schedule, static_cast<int64_t>(segments_.size()));
   if (is_new) {
@@ -184,7 +184,7 @@ void OptimizerPlan::add_tensor(const ParamSpec& spec) {
   tensors_.push_back(tensor);
 }
 
-// None of what takes no part.
+// A tensor that takes no part has none.
 int64_t OptimizerPlan::num_chunks_of(size_t tensor, int size) const {
   return active_[tensor] ? num_chunks(tensors_[tensor], size) : 0;
 }

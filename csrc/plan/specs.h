@@ -11,7 +11,7 @@
 
 namespace sgdr_fused {
 
-// One of: a number, a tensor on the plan's device (float32 or float64), a schedule.
+// A hyperparameter: a number, a tensor on the plan's device (float32 or float64), or a schedule.
 struct HyperSpec {
   double number = 0.0;
   at::Tensor tensor;
@@ -46,11 +46,11 @@ struct AverageSpec {
   at::Tensor count;  // 0-dim int64
 };
 
-// What is done to gradients, and with those that are not finite; see Clipping.
+// What is done to gradients, and to steps whose gradients are not finite; see Clipping.
 struct ClippingSpec {
   double max_value = 0.0;
   double max_norm = 0.0;
-  bool raises = false;  // where the norm is not finite
+  bool raises = false;  // an error where the norm is not finite
   at::Tensor norm;      // 0-dim float64, undefined: nothing is measured
   at::Tensor skipped;   // 0-dim int64, undefined: no step is skipped
 };
