@@ -11,7 +11,8 @@ namespace py = pybind11;
 
 namespace {
 
-// The group's entry "params": a list, which the user may edit, or a tuple. Not held.
+// The group's entry "params", borrowed: a list, which the user may edit, or a tuple. Null: it is
+// neither.
 PyObject* params_of(PyObject* group) {
   static PyObject* const key = PyUnicode_InternFromString("params");
   PyObject* const params = PyDict_Check(group) ? PyDict_GetItemWithError(group, key) : nullptr;
@@ -19,7 +20,7 @@ PyObject* params_of(PyObject* group) {
   return params != nullptr && (PyList_Check(params) || PyTuple_Check(params)) ? params : nullptr;
 }
 
-// Whether it is this group that the reference is to.
+// Whether the reference is to this group.
 bool refers_to(PyObject* reference, PyObject* group) {
   if (!PyWeakref_Check(reference)) return reference == group;
   PyObject* referent = nullptr;
@@ -29,7 +30,7 @@ bool refers_to(PyObject* reference, PyObject* group) {
   return same;
 }
 
-// Whether two dicts have the same objects under the same keys. They were filled side by side, so
+// Whether two dicts have the same objects under the same keys. Both were filled side by side, so
 // their entries mostly come in the same order, and nothing has to be looked up.
 bool same_entries(PyObject* a, PyObject* b) {
   if (PyDict_GET_SIZE(a) != PyDict_GET_SIZE(b)) return false;

@@ -1,4 +1,4 @@
-// The lists and mappings that a user may edit without our hearing of it.
+// Notices edits of the lists and mappings that a user may change without telling the optimizer.
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>
@@ -7,27 +7,27 @@
 
 namespace sgdr_fused {
 
-// param_groups, each group's params, and the user's own mappings that ours stand for. It holds no
-// group of param_groups, no list and no parameter, so none of them lives longer for it.
+// What param_groups, each group's params, and the user's own mappings that ours stand for were when
+// the plans were made. It holds no group, no list and no parameter, so none of them lives longer
+// because of it.
 class Membership {
  public:
-  // aliases: (ours, the user's) for each mapping of ours that stands for one of the user's.
-  // changes.plan is another object than `seen` as soon as anything else was written.
+  // `aliases` has a pair (ours, the user's) for each mapping of ours that stands for one of the
+  // user's. `changes.plan` is another object than `seen` as soon as anything else was written.
   Membership(const pybind11::list& param_groups, const pybind11::list& aliases,
              const pybind11::object& changes, const pybind11::object& seen);
 
-  // Whether all is as it was. Then every parameter that was there is alive.
+  // Whether everything is as it was. If so, every parameter that was there is alive.
   bool unchanged(const pybind11::list& param_groups) const;
-  // Notes a change that is our own: whoever else has looked at changes.plan looks again.
+  // Notes a change that the extension makes: all others who compare changes.plan will see it.
   void renew();
-  // What changes.plan has to be.
+  // The object that changes.plan has to be.
   pybind11::object seen() const { return pybind11::reinterpret_borrow<pybind11::object>(seen_); }
-  // Whether these, in ascending order, are among the places where its parameters have their
-  // tensors.
+  // Whether all of these are places where the parameters have their tensors.
   bool has(std::vector<const at::Tensor*> places) const;
-  // Another one for each that is made.
+  // A number that no other Membership has.
   int64_t number() const { return number_; }
-  // For Python's garbage collector: what is held.
+  // For Python's garbage collector: visits what is held, and lets go of it.
   int visit(visitproc visit, void* arg) const;
   void clear();
 

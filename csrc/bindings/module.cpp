@@ -1,8 +1,8 @@
 // The extension module: what Python calls.
 // Not torch/extension.h: that has all of torch, and takes three times as long to compile.
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "bindings/specs.h"
 #include "bindings/step_call.h"
 
 namespace sgdr_fused {
@@ -10,124 +10,8 @@ namespace {
 
 namespace py = pybind11;
 
-// (kind, mode, values, lengths, table, first_step, shift, scale), as Segment in
-// sgdr_fused/schedules/_base.py.
-CompiledSchedule compile_schedule(const py::list& from) {
-  std::vector<Segment> segments;
-  std::vector<int64_t> step_table;
-  std::vector<double> value_table;
-  for (const py::handle item : from) {
-    const py::tuple fields = py::reinterpret_borrow<py::tuple>(item);
-    Segment segment = {};
-    segment.kind = static_cast<ScheduleKind>(fields[0].cast<int32_t>());
-    segment.mode = fields[1].cast<int32_t>();
-    const auto values = fields[2].cast<std::vector<double>>();
-    const auto lengths = fields[3].cast<std::vector<int64_t>>();
-    segment.first_step = fields[5].cast<int64_t>();
-    segment.shift = fields[6].cast<int64_t>();
-    segment.scale = fields[7].cast<double>();
-    TORCH_CHECK(
-        values.size() <= std::size(segment.values) && lengths.size() <= std::size(segment.lengths),
-        "sgdr_fused: a segment has at most 4 values and 2 lengths");
-    std::copy(values.begin(), values.end(), segment.values);
-    std::copy(lengths.begin(), lengths.end(), segment.lengths);
-    const auto append = [&segment](auto& to, const auto& entries) {
-      segment.table = static_cast<int64_t>(to.size());
-      segment.table_size = static_cast<int64_t>(entries.size());
-      to.insert(to.end(), entries.begin(), entries.end());
-    };
-    if (segment.kind == ScheduleKind::kTable) {
-      append(value_table, fields[4].cast<std::vector<double>>());
-    } else {
-      append(step_table, fields[4].cast<std::vector<int64_t>>());
-    }
-    segments.push_back(segment);
-  }
-  return CompiledSchedule(std::move(segments), std::move(step_table), std::move(value_table));
-}
-
-at::Tensor tensor_or_undefined(const py::handle& from) {
-  return from.is_none() ? at::Tensor() : from.cast<at::Tensor>();
-}
-
-// A float, a tensor or a CompiledSchedule.
-HyperSpec hyper_spec(const py::handle& value) {
-  HyperSpec hyper;
-  py::detail::make_caster<at::Tensor> tensor;
-  if (py::isinstance<CompiledSchedule>(value)) {
-    hyper.schedule = value.cast<const CompiledSchedule*>();
-  } else if (tensor.load(value, false)) {
-    hyper.tensor = py::detail::cast_op<at::Tensor&>(tensor);
-  } else {
-    hyper.number = value.cast<double>();
-  }
-  return hyper;
-}
-
-// Per hyperparameter (value, display).
-GroupSpec group_spec(const py::tuple& from) {
-  GroupSpec group;
-  for (const py::handle item : from[0].cast<py::list>()) {
-    const py::tuple pair = py::reinterpret_borrow<py::tuple>(item);
-    HyperSpec hyper = hyper_spec(pair[0]);
-    hyper.display = tensor_or_undefined(pair[1]);
-    group.hypers.push_back(hyper);
-  }
-  group.constants = from[1].cast<std::vector<double>>();
-  return group;
-}
-
-// None, or (weight, is_mean, count).
-AverageSpec average_spec(const std::optional<py::tuple>& from) {
-  if (!from.has_value()) return {};
-  return {hyper_spec((*from)[0]), (*from)[1].cast<bool>(), (*from)[2].cast<at::Tensor>()};
-}
-
-// (max_value, max_norm, raises, norm or None, skipped or None)
-ClippingSpec clipping_spec(const py::tuple& from) {
-  return {from[0].cast<double>(), from[1].cast<double>(), from[2].cast<bool>(),
-          tensor_or_undefined(from[3]), tensor_or_undefined(from[4])};
-}
-
-// (param, group, active, grad or None, states, average or None, remainder or None, steps or None,
-// product or None, index)
-TensorSpec tensor_spec(const py::tuple& from) {
-  TensorSpec spec;
-  spec.param = from[0].cast<at::Tensor>();
-  spec.place = &THPVariable_Unpack(py::object(from[0]).ptr());
-  spec.group = from[1].cast<int32_t>();
-  spec.active = from[2].cast<bool>();
-  spec.grad = tensor_or_undefined(from[3]);
-  spec.states = from[4].cast<std::vector<at::Tensor>>();
-  spec.average = tensor_or_undefined(from[5]);
-  spec.remainder = tensor_or_undefined(from[6]);
-  spec.steps = tensor_or_undefined(from[7]);
-  spec.product = tensor_or_undefined(from[8]);
-  spec.index = from[9].cast<int32_t>();
-  return spec;
-}
-
-std::unique_ptr<OptimizerPlan> make_plan(const std::string& algorithm, const std::string& backend,
-                                         const at::Tensor& clock, const py::list& groups,
-                                         const py::list& tensors, bool steps_are_state,
-                                         const std::optional<py::tuple>& average,
-                                         std::optional<uint64_t> rounding_seed,
-                                         const py::tuple& clipping) {
-  std::vector<GroupSpec> group_specs;
-  for (const py::handle group : groups) {
-    group_specs.push_back(group_spec(py::reinterpret_borrow<py::tuple>(group)));
-  }
-  std::vector<TensorSpec> tensor_specs;
-  for (const py::handle tensor : tensors) {
-    tensor_specs.push_back(tensor_spec(py::reinterpret_borrow<py::tuple>(tensor)));
-  }
-  return std::make_unique<OptimizerPlan>(
-      algorithm, backend, clock, group_specs, std::move(tensor_specs), steps_are_state,
-      average_spec(average), rounding_seed, clipping_spec(clipping));
-}
-
-// A Membership holds Python objects, which may hold the optimizer in turn: the collector is to see
-// that, or none of them would ever be freed.
+// A Membership holds Python objects, which may hold the optimizer in turn. Python's collector has
+// to see them, or none of these objects would ever be freed.
 Membership* membership_of(PyObject* self) {
   const auto held = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
   return held.holder_constructed() ? held.value_ptr<Membership>() : nullptr;
@@ -156,13 +40,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 #else
   module.attr("has_cuda") = false;
 #endif
-  py::class_<CompiledSchedule>(module, "CompiledSchedule")
-      .def(py::init(&compile_schedule), py::arg("segments"))
-      .def("__call__", &CompiledSchedule::operator(), py::arg("t"))
-      .def("values", &CompiledSchedule::values, py::arg("n"));
+  bind_specs(module);
   py::class_<OptimizerPlan>(module, "Plan")
-      .def(py::init(&make_plan), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
-           py::arg("groups"), py::arg("tensors"), py::arg("steps_are_state"), py::arg("average"),
+      .def(py::init<const std::string&, const std::string&, at::Tensor,
+                    const std::vector<GroupSpec>&, std::vector<ParamSpec>, bool,
+                    const std::optional<AverageSpec>&, std::optional<uint64_t>, ClippingSpec>(),
+           py::kw_only(), py::arg("algorithm"), py::arg("backend"), py::arg("clock"),
+           py::arg("groups"), py::arg("params"), py::arg("steps_are_state"), py::arg("average"),
            py::arg("rounding_seed"), py::arg("clipping"))
       .def("show", &OptimizerPlan::show)
       .def("set_number", &OptimizerPlan::set_number, py::arg("group"), py::arg("hyper"),

@@ -107,7 +107,7 @@ void measure_all(const Step& step, const Threads& threads) {
         const Tensor& tensor = plan.tensors[item.tensor];
         const auto scalars =
             Algorithm::scalars(hypers[tensor.group].data(), plan.groups[tensor.group].constants,
-                               known_of<Algorithm>(plan, tensor, item.tensor));
+                               param_stats_of<Algorithm>(plan, tensor, item.tensor));
         const auto measure = item.dtypes.param == Dtype::kFloat64 ? measure_chunk<Algorithm, double>
                                                                   : measure_chunk<Algorithm, float>;
         measures.chunks[i] =

@@ -61,19 +61,19 @@ int64_t make_spans(const Step& step, std::vector<Scalars>& scalars,
   spans.reserve(step.items.size());
   int64_t units = 0;
   int32_t last_group = -1;
-  Known last_known = {};
+  ParamStats last_stats = {};
   for (const Item& item : step.items) {
     const Tensor& tensor = plan.tensors[item.tensor];
     const double* of_group = hypers[tensor.group].data();
     const double* constants = plan.groups[tensor.group].constants;
-    const Known known = known_of<Algorithm>(plan, tensor, item.tensor);
+    const ParamStats stats = param_stats_of<Algorithm>(plan, tensor, item.tensor);
     if (item.grad != nullptr) apply(advance_of<Algorithm>(tensor, of_group, constants), tensor);
     // Neighbours nearly always agree, and the powers in a bias correction cost more than a small
     // tensor's update.
-    if (tensor.group != last_group || !(known == last_known)) {
-      scalars.push_back(Algorithm::scalars(of_group, constants, known));
+    if (tensor.group != last_group || !(stats == last_stats)) {
+      scalars.push_back(Algorithm::scalars(of_group, constants, stats));
       last_group = tensor.group;
-      last_known = known;
+      last_stats = stats;
     }
     spans.push_back({&item, &tensor, &scalars.back(), units});
     units += (tensor.numel + kUnit - 1) / kUnit;

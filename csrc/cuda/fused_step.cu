@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
     if (threadIdx.x >= kThreads / 2 && header.chunk_size < kChunk) {
       prefetch_first<param_t, state_t>(work);
     }
-    if (threadIdx.x == 0) scalars = Algorithm::scalars(work.hypers, work.constants, work.known);
+    if (threadIdx.x == 0) scalars = Algorithm::scalars(work.hypers, work.constants, work.stats);
     if (threadIdx.x == kWarp) {
       factors = grad_factors<opmath_t<param_t>>(header);
       finish_memory(work, plan, clock);

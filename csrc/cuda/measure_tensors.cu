@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   if (threadIdx.x == 0) {
     measured = work.grad != nullptr && Algorithm::measures(work.constants);
     if (measured) {
-      scalars = Algorithm::scalars(work.hypers, work.constants, work.known);
+      scalars = Algorithm::scalars(work.hypers, work.constants, work.stats);
       factors = grad_factors<opmath_t<param_t>>(header);
     }
   }

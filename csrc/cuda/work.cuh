@@ -25,7 +25,7 @@ constexpr int kAheadPerBlock = kThreads - kWarp - (kMaxHypers + 1);
 struct Work {
   Chunk chunk;
   Tensor tensor;
-  Known known;
+  ParamStats stats;
   void* grad;
   double hypers[kMaxHypers];
   double constants[kMaxConstants];
@@ -121,7 +121,7 @@ __device__ void find_work(Work& work, const Header& header, const double* number
     find_memory<param_t, state_t>(work, header, *chunk, grads[chunk->tensor - header.first_tensor]);
   }
   if (has_chunk && warp == 2 && lane == 0) {
-    work.known = known_of<Algorithm>(plan, plan.tensors[chunk->tensor], chunk->tensor);
+    work.stats = param_stats_of<Algorithm>(plan, plan.tensors[chunk->tensor], chunk->tensor);
   }
   if (has_chunk && warp == 3 && lane < kMaxConstants) {
     work.constants[lane] = plan.groups[plan.tensors[chunk->tensor].group].constants[lane];

@@ -15,7 +15,7 @@ SGDR_HOST_DEVICE void prefetch(const void* address) {
 #endif
 }
 
-// The cache lines of so many bytes.
+// Asks for all cache lines of so many bytes.
 SGDR_HOST_DEVICE void prefetch(const void* address, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) prefetch(static_cast<const char*>(address) + i);
 }

@@ -1,4 +1,5 @@
-// What 16 bits of storage leave out: kept beside them, or decided by lot.
+// Two ways to treat what 16 bits of storage leave out: a remainder keeps it, and stochastic
+// rounding makes up for it on average.
 #pragma once
 
 #include "math/dtype.h"
@@ -8,8 +9,8 @@ namespace sgdr_fused {
 // ---- Remainders: a float as a parameter of 16 bits, its nearest, and 16 more. Nothing is lost,
 // and a parameter that somebody else writes takes at most half of its last place along from before.
 
-// BFloat16: the difference of the two as integers. Halves are rounded away from zero, not to even;
-// so the difference is in [-2^15, 2^15).
+// For BFloat16 the remainder is the difference of the two as integers. Halves are rounded away from
+// zero, not to even; so the difference is in [-2^15, 2^15).
 SGDR_HOST_DEVICE void split(BFloat16& param, int16_t& remainder, float x) {
   const uint32_t bits = bits_of(x);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
@@ -18,14 +19,14 @@ SGDR_HOST_DEVICE void split(BFloat16& param, int16_t& remainder, float x) {
 }
 SGDR_HOST_DEVICE float join(BFloat16 param, int16_t remainder) {
   const uint32_t magnitude = param.bits & 0x7fffu;
-  // Of a 0 or an infinity that was not split() off: it would lead to a NaN.
+  // A 0 or an infinity with such a remainder did not come from split(), and would become a NaN.
   const bool stray = (magnitude == 0 && remainder < 0) || (magnitude == 0x7f80u && remainder > 0);
   const int32_t difference = stray ? 0 : remainder;
   return float_of((static_cast<uint32_t>(param.bits) << 16) + static_cast<uint32_t>(difference));
 }
 
-// Half: the difference in units of half a float's last place at the parameter's size, 2^-38 at the
-// least. An infinity has none.
+// For Half the remainder is the difference in units of half a float's last place at the parameter's
+// size, which is 2^-38 at the least. An infinity has no remainder.
 SGDR_HOST_DEVICE uint32_t exponent_of(Half param) {
   const uint32_t exponent = (param.bits >> 10) & 0x1fu;
   return exponent == 0 ? 1u : exponent;
@@ -51,7 +52,7 @@ SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
 struct Lot {
   uint64_t seed;
   int64_t clock;
-  int32_t tensor;  // its place in the optimizer
+  int32_t index;   // the place of the parameter in the optimizer
 };
 
 // Elements that share a key.
@@ -66,7 +67,7 @@ struct LotKey {
 // `cell` is an element's index divided by kCell, in the parameter's memory order.
 SGDR_HOST_DEVICE LotKey lot_key(const Lot& lot, int64_t cell) {
   uint32_t counter[4] = {static_cast<uint32_t>(cell), static_cast<uint32_t>(cell >> 32),
-                         static_cast<uint32_t>(lot.tensor), static_cast<uint32_t>(lot.clock)};
+                         static_cast<uint32_t>(lot.index), static_cast<uint32_t>(lot.clock)};
   uint32_t key[2] = {static_cast<uint32_t>(lot.seed), static_cast<uint32_t>(lot.seed >> 32) ^
                                                           static_cast<uint32_t>(lot.clock >> 32)};
 #pragma unroll

@@ -41,14 +41,14 @@ struct Segment {
   int64_t table_size;
 };
 
-// What the segments of all schedules point into.
+// The arrays that the segments of all schedules point into.
 struct ScheduleTables {
   const int64_t* steps;
   const double* values;
 };
 
-// The last i in [0, n) with starts[i] <= t; starts ascend, and starts[0] <= t. Bounded: as many
-// halvings as n has bits.
+// The last i in [0, n) with starts[i] <= t, where starts ascend and starts[0] <= t. It takes as
+// many halvings as n has bits.
 template <class Starts>
 SGDR_HOST_DEVICE int64_t last_start(const Starts& starts, int64_t n, int64_t t) {
   int64_t low = 0, high = n;  // the answer is in [low, high)
@@ -213,8 +213,9 @@ struct FirstSteps {
   SGDR_HOST_DEVICE int64_t operator[](int64_t i) const { return segments[i].first_step; }
 };
 
-// Whatever memory holds where a step is expected is one that all curves, their shifts of at most as
-// much and their tables are made for: steps before the first are the first, later ones the last.
+// The memory where a step is expected may hold any number. This makes a step of it that all curves,
+// their tables and their shifts, which are at most as large, are made for: one before the first
+// step counts as the first, and one after the last as the last.
 SGDR_HOST_DEVICE int64_t valid_step(int64_t t) {
   constexpr int64_t kLastStep = int64_t{1} << 61;  // MAX_STEP of sgdr_fused/_checks.py
   return t < 0 ? 0 : t < kLastStep ? t : kLastStep;

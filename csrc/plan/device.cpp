@@ -129,7 +129,7 @@ void OptimizerPlan::record_use(void* stream) {
     c10::cuda::CUDACachingAllocator::recordStream(tensor.storage().data_ptr(), current);
   };
   record(device_memory_);
-  for (const at::Tensor& tensor : watched_.kept()) record(tensor);
+  for (const at::Tensor& tensor : guards_.kept()) record(tensor);
   streams_.push_back(stream);
 }
 
@@ -151,7 +151,7 @@ bool OptimizerPlan::run_cuda(const Scaling& scaling) {
                            updates_,
                            ticket_,
                            numbers_.data(),
-                           watched_.grads().data(),
+                           guards_.grads().data(),
                            address_of(scaling.grad_scale),
                            address_of(scaling.found_inf)};
   if (plan_.clipping.norm != nullptr) {

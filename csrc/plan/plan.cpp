@@ -1,7 +1,5 @@
-// Building a plan; see plan.h.
+// Builds a plan; see plan.h.
 #include "plan/plan.h"
-
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -44,52 +42,39 @@ bool measures(AlgorithmList<Algorithms...>, int algorithm) {
 
 }  // namespace
 
-double CompiledSchedule::operator()(int64_t t) const {
-  return schedule_value(segments_.data(), static_cast<int32_t>(segments_.size()),
-                        {step_table_.data(), value_table_.data()}, t);
-}
-
-at::Tensor CompiledSchedule::values(int64_t n) const {
-  at::Tensor values = at::empty({n}, at::kDouble);
-  double* data = values.mutable_data_ptr<double>();
-  for (int64_t t = 0; t < n; ++t) data[t] = (*this)(t);
-  return values;
-}
-
 OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& backend,
                              at::Tensor clock, const std::vector<GroupSpec>& groups,
-                             std::vector<TensorSpec> tensors, bool steps_are_state,
-                             const AverageSpec& average, std::optional<uint64_t> rounding_seed,
-                             ClippingSpec clipping)
+                             std::vector<ParamSpec> params, bool steps_are_state,
+                             const std::optional<AverageSpec>& average,
+                             std::optional<uint64_t> rounding_seed, ClippingSpec clipping)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
       measures_(measures(AllAlgorithms{}, algorithm_)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       clipping_(std::move(clipping)) {
-  watched_.add(clock_);
+  guards_.add(clock_);
   AddedSchedules added;
   for (const GroupSpec& group : groups) add_group(group, added);
   // A launch takes tensors of one pair of dtypes that follow one another.
-  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
-    const auto key = [](const TensorSpec& spec) {
-      const at::Tensor& state = spec.states.empty() ? spec.param : spec.states[0];
-      return std::make_pair(spec.param.scalar_type(), state.scalar_type());
+  std::stable_sort(params.begin(), params.end(), [](const ParamSpec& a, const ParamSpec& b) {
+    const auto key = [](const ParamSpec& spec) {
+      const at::Tensor& state = spec.states.empty() ? spec.memory : spec.states[0];
+      return std::make_pair(spec.memory.scalar_type(), state.scalar_type());
     };
     return key(a) < key(b);
   });
-  for (const TensorSpec& spec : tensors) {
-    // A count that no user can reach is not watched.
-    watched_.add(spec, steps_are_state);
+  for (const ParamSpec& spec : params) {
+    guards_.add(spec, steps_are_state);
     add_tensor(spec);
   }
   int64_t numel = 0;
   for (const Tensor& tensor : tensors_) numel += tensor.numel;
   large_ = !on_gpu_ && numel > kLarge;
   Average averages = {};
-  if (average.count.defined()) {
-    averages = {add_hyper(average.weight, added), average.weight.number, average.is_mean,
-                average.count.mutable_data_ptr<int64_t>()};
-    watched_.add(average.count);
+  if (average.has_value()) {
+    averages = {add_hyper(average->weight, added), average->weight.number, average->is_mean,
+                average->count.mutable_data_ptr<int64_t>()};
+    guards_.add(average->count);
   }
   if (measures_ || clipping_.norm.defined()) chunks_ = chunks_in(kChunk);
   Clipping clips = {};
@@ -99,7 +84,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (clipping_.norm.defined()) {
     chunk_norms_.resize(chunks_.size());
     clips.norm = clipping_.norm.mutable_data_ptr<double>();
-    watched_.add(clipping_.norm);
+    guards_.add(clipping_.norm);
     clips.nonfinite = &nonfinite_;
     clips.chunks = chunk_norms_.data();
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
@@ -110,7 +95,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   }
   if (clipping_.skipped.defined()) {
     clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
-    watched_.add(clipping_.skipped);
+    guards_.add(clipping_.skipped);
   }
   plan_ = {tensors_.data(),
            groups_.data(),
@@ -131,7 +116,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
   if (on_gpu_) copy_to_device();
 }
 
-// One copy of a schedule that serves many groups: its table may be long.
+// A schedule that serves many groups is copied once, since its table may be long.
 int64_t OptimizerPlan::add_schedule(const CompiledSchedule& schedule, AddedSchedules& added) {
   const auto [entry, is_new] = added.try_emplace(&schedule, static_cast<int64_t>(segments_.size()));
   if (is_new) {
@@ -154,7 +139,7 @@ Hyper OptimizerPlan::add_hyper(const HyperSpec& spec, AddedSchedules& added) {
             add_schedule(*spec.schedule, added), nullptr};
   }
   if (!spec.tensor.defined()) return {};
-  watched_.add(spec.tensor);
+  guards_.add(spec.tensor);
   const bool is_double = spec.tensor.scalar_type() == at::kDouble;
   return {is_double ? Source::kFloat64Tensor : Source::kFloat32Tensor, 0, 0, data_of(spec.tensor)};
 }
@@ -171,7 +156,7 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
     if (hyper.source == Source::kSchedule && display.defined()) {
       displays_.push_back({display.mutable_data_ptr<double>(),
                            static_cast<int32_t>(groups_.size() * kMaxHypers + k)});
-      watched_.add_display(display);
+      guards_.add_display(display);
     }
   }
   groups_.push_back(group);
@@ -180,27 +165,26 @@ void OptimizerPlan::add_group(const GroupSpec& spec, AddedSchedules& added) {
   }
 }
 
-void OptimizerPlan::add_tensor(const TensorSpec& spec) {
+void OptimizerPlan::add_tensor(const ParamSpec& spec) {
   Tensor tensor = {};
-  tensor.param = spec.active ? data_of(spec.param) : nullptr;
-  tensor.numel = spec.param.numel();
+  tensor.param = spec.active ? data_of(spec.memory) : nullptr;
+  tensor.numel = spec.memory.numel();
   tensor.group = spec.group;
   tensor.index = spec.index;
   tensor.layout = spec.active ? add_layout(spec) : -1;
   tensor.num_states = static_cast<int32_t>(spec.states.size());
   for (size_t k = 0; k < spec.states.size(); ++k) tensor.states[k] = data_of(spec.states[k]);
-  if (spec.average.defined()) tensor.average = data_of(spec.average);
-  if (spec.remainder.defined()) tensor.remainder = static_cast<int16_t*>(data_of(spec.remainder));
-  if (spec.steps.defined()) tensor.steps = spec.steps.mutable_data_ptr<double>();
-  if (spec.product.defined()) tensor.product = spec.product.mutable_data_ptr<double>();
-  const Dtype dtype = dtype_of(spec.param);
+  for (size_t i = 0; i < kNumCarried; ++i) {
+    if (spec.carried[i].defined()) kCarried[i].hand_over(spec.carried[i], tensor);
+  }
+  const Dtype dtype = dtype_of(spec.memory);
   tensor.grad_dtype = spec.grad.defined() ? dtype_of(spec.grad) : dtype;
   dtypes_.push_back({dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])});
   active_.push_back(spec.active);
   tensors_.push_back(tensor);
 }
 
-// None of what takes no part.
+// A tensor that takes no part has none.
 int64_t OptimizerPlan::num_chunks_of(size_t tensor, int size) const {
   return active_[tensor] ? num_chunks(tensors_[tensor], size) : 0;
 }

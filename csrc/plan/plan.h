@@ -30,8 +30,8 @@ class OptimizerPlan {
  public:
   // backend: "cpu" for the CPU's loop, anything else for the GPU's kernels.
   OptimizerPlan(const std::string& algorithm, const std::string& backend, at::Tensor clock,
-                const std::vector<GroupSpec>& groups, std::vector<TensorSpec> tensors,
-                bool steps_are_state, const AverageSpec& average,
+                const std::vector<GroupSpec>& groups, std::vector<ParamSpec> params,
+                bool steps_are_state, const std::optional<AverageSpec>& average,
                 std::optional<uint64_t> rounding_seed, ClippingSpec clipping);
 
   // Collects the gradients of this step. False: something is not as it was; nothing was done.
@@ -39,7 +39,7 @@ class OptimizerPlan {
   // Raises for a scale or a flag that a kernel cannot read.
   void check(const Scaling& scaling) const;
   // Keeps alive all that the step will use.
-  void hold(Held& held) const { watched_.hold(held); }
+  void hold(Held& held) const { guards_.hold(held); }
   // Takes the step with the gradients that valid() collected.
   void run(const Scaling& scaling);
   // Recomputes the displays from the clock.
@@ -52,7 +52,7 @@ class OptimizerPlan {
   // The Membership that is known to have all of the plan's parameters, by its number.
   bool belongs_to(int64_t membership) const { return membership_ == membership; }
   void belong_to(int64_t membership) { membership_ = membership; }
-  const std::vector<const at::Tensor*>& places() const { return watched_.places(); }
+  const std::vector<const at::Tensor*>& places() const { return guards_.places(); }
   at::Device device() const { return clock_.device(); }
   // A captured graph holds this plan's addresses.
   bool captured() const { return captured_; }
@@ -63,10 +63,10 @@ class OptimizerPlan {
   int64_t add_schedule(const CompiledSchedule& schedule, AddedSchedules& added);
   Hyper add_hyper(const HyperSpec& spec, AddedSchedules& added);
   void add_group(const GroupSpec& group, AddedSchedules& added);
-  void add_tensor(const TensorSpec& spec);
+  void add_tensor(const ParamSpec& spec);
   int64_t num_chunks_of(size_t tensor, int size) const;
   std::vector<Chunk> chunks_in(int size) const;
-  int32_t add_layout(const TensorSpec& spec);
+  int32_t add_layout(const ParamSpec& spec);
   void copy_to_device();
   bool run_cpu(const Scaling& scaling);
   bool run_cuda(const Scaling& scaling);
@@ -80,7 +80,7 @@ class OptimizerPlan {
   ClippingSpec clipping_;
   std::vector<DtypePair> dtypes_;  // in the order of tensors_, as the next
   std::vector<bool> active_;
-  WatchedTensors watched_;
+  Guards guards_;
   std::vector<double> numbers_;
   std::mutex mutex_;
   int64_t membership_ = 0;

@@ -7,7 +7,7 @@
 
 namespace sgdr_fused {
 
-bool OptimizerPlan::valid() { return watched_.collect(); }
+bool OptimizerPlan::valid() { return guards_.collect(); }
 
 void OptimizerPlan::check(const Scaling& scaling) const {
   const auto check_one = [this](const char* name, const at::Tensor& tensor) {
@@ -30,7 +30,7 @@ void OptimizerPlan::set_number(int64_t group, int64_t hyper, double value) {
 
 void OptimizerPlan::run(const Scaling& scaling) {
   const bool taken = on_gpu_ ? run_cuda(scaling) : run_cpu(scaling);
-  if (taken) watched_.bump_versions(scaling.grad_scale.defined());
+  if (taken) guards_.bump_versions(scaling.grad_scale.defined());
 }
 
 bool OptimizerPlan::run_cpu(const Scaling& scaling) {
@@ -43,7 +43,7 @@ bool OptimizerPlan::run_cpu(const Scaling& scaling) {
                     cpu::average_weight(plan_),
                     chunks_.data(),
                     static_cast<int64_t>(chunks_.size())};
-  const std::vector<void*>& grads = watched_.grads();
+  const std::vector<void*>& grads = guards_.grads();
   step.items.reserve(tensors_.size());
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const bool averages = step.average_weight != 0.0 && tensors_[i].average != nullptr;

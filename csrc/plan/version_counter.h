@@ -28,7 +28,7 @@ C10_ALWAYS_INLINE void prefetch_version(const at::TensorImpl* tensor) {
   prefetch(version_counter::counter_of(tensor->version_counter()));
 }
 
-// As bump_version(), but not for two threads that write to one tensor at once.
+// Does what bump_version() does, but two threads must not call it for the same tensor at once.
 C10_ALWAYS_INLINE void count_version_up(const at::TensorImpl* tensor) {
   auto* counter = version_counter::counter_of(tensor->version_counter());
   if (counter == nullptr) return;

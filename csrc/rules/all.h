@@ -1,25 +1,33 @@
-// The update rules: one struct per algorithm, in rules/. The only place for update math.
+// The list of all algorithms. Each is a struct in a file of its own in rules/, the only place for
+// update math.
 //
 // An algorithm has
 //   kName                    what its Python class calls it
 //   kMinStates, kMaxStates   how many state tensors a parameter may have
-//   Scalars, scalars()       what a step needs per parameter, computed once, in double
+//   ScalarsIn<T>, Scalars    what a step needs per parameter, in T and in double
+//   scalars()                computes them, once for a parameter
 //   Rule<T, kStates>         the update of one element, in T: called with the parameter, its
 //                            gradient (unscaled) and its states
-// and, where Defaults has not what it needs,
-//   counts()                 whether a step with these values is one that Known::steps counts
-//   factor()                 by what such a step, given its number, multiplies Known::product
-//   kMeasuredStates          an algorithm with a rate of each parameter's own: how many states
-//                            Rule::direction() takes, of which Known::squares are; else -1
+// and, where what Defaults has does not fit,
+//   counts()                 whether a step with these values is one that ParamStats::steps counts
+//   factor()                 by what such a step, given its number, multiplies ParamStats::product
+//   kMeasuredStates          where each parameter has a rate of its own: how many states
+//                            Rule::direction() takes, which ParamStats::squares measures; else -1
 //   measures()               whether a group with these constants has such rates
 // hypers[] are the values of this step (number, tensor or schedule), constants[] those that only a
 // new plan changes; the enums name the entries, in the order in which the Python class lists them.
 #pragma once
 
-#include "rules/adaptive.h"
+#include "rules/adadelta.h"
+#include "rules/adagrad.h"
+#include "rules/adam.h"
+#include "rules/adamax.h"
 #include "rules/base.h"
-#include "rules/moments.h"
-#include "rules/momentum.h"
+#include "rules/lamb.h"
+#include "rules/lars.h"
+#include "rules/nadam.h"
+#include "rules/rmsprop.h"
+#include "rules/sgd.h"
 
 namespace sgdr_fused {
 

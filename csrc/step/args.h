@@ -52,8 +52,8 @@ struct Tensor {
   void* states[kMaxStates];
   void* average;       // in the type that the update is computed in; null: none
   int16_t* remainder;  // of the parameter, see rounding.h; null: none
-  double* steps;       // Known::steps; null where the algorithm does not ask
-  double* product;     // Known::product; null where the algorithm has none
+  double* steps;       // ParamStats::steps; null where the algorithm does not ask
+  double* product;     // ParamStats::product; null where the algorithm has none
   int64_t numel;
   int32_t num_states;
   int32_t group;

@@ -69,7 +69,7 @@ inline int update_size(int64_t elements) {
 
 // The tensor is number `index` of the plan's, and its squares, if there are any, were measured.
 template <class Algorithm>
-SGDR_HOST_DEVICE Known known_of(const Plan& plan, const Tensor& tensor, int32_t index) {
+SGDR_HOST_DEVICE ParamStats param_stats_of(const Plan& plan, const Tensor& tensor, int32_t index) {
   return {tensor.steps == nullptr ? 0.0 : *tensor.steps,
           tensor.product == nullptr ? 1.0 : *tensor.product,
           kMeasures<Algorithm> ? plan.measures.tensors[index] : Squares{}};

@@ -162,41 +162,29 @@ def _hyper_spec(
 def _native_plan(
     session: Session, device: torch.device, backend: str, clock: Tensor, groups: list[GroupSpec], specs: list[ParamSpec]
 ) -> Plan:
-    """The plan of the C++ extension."""
+    """The plan of the C++ extension: csrc/plan/specs.h says what each of these structs holds."""
     extension: Any = backends.load()
+    average = _average_of(session, device)
     plan: Plan = extension.Plan(
-        session.algorithm.name,
-        backend,
-        clock,
-        groups,
-        [_wired(spec) for spec in specs],
-        session.algorithm.has_step,
-        _wired_average(_average_of(session, device)),
-        session.rounding_seed,
-        clipping.for_plan(session.options, session.measured, device),
+        algorithm=session.algorithm.name,
+        backend=backend,
+        clock=clock,
+        groups=[
+            extension.Group(
+                hypers=[extension.Hyper(hyper.value, display=hyper.display) for hyper in group.hypers],
+                constants=group.constants,
+            )
+            for group in groups
+        ],
+        params=[extension.Param(**vars(spec)) for spec in specs],
+        steps_are_state=session.algorithm.has_step,
+        average=None
+        if average is None
+        else extension.Average(weight=extension.Hyper(average.weight), is_mean=average.is_mean, count=average.count),
+        rounding_seed=session.rounding_seed,
+        clipping=extension.Clipping(**clipping.for_plan(session.options, session.measured, device)._asdict()),
     )
     return plan
-
-
-def _wired(spec: ParamSpec) -> tuple[Any, ...]:
-    """A spec as C++ takes it: ``tensor_spec`` in csrc/bindings/module.cpp."""
-    return (
-        spec.memory,
-        spec.group,
-        spec.active,
-        spec.grad,
-        spec.states,
-        spec.average,
-        spec.remainder,
-        spec.steps,
-        spec.product,
-        spec.index,
-    )
-
-
-def _wired_average(spec: AverageSpec | None) -> tuple[Any, ...] | None:
-    """The same as C++ takes it: ``average_spec`` there."""
-    return None if spec is None else (spec.weight, spec.is_mean, spec.count)
 
 
 def _average_of(session: Session, device: torch.device) -> AverageSpec | None:

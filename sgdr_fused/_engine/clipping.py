@@ -50,7 +50,7 @@ class Measured:
 
 
 class ClippingSpec(NamedTuple):
-    """What a plan knows of clipping: ``ClippingSpec`` in csrc/plan."""
+    """What a plan knows of clipping: ``ClippingSpec`` in csrc/plan/specs.h."""
 
     max_value: float
     max_norm: float  # < 0: gradients are not scaled

@@ -55,7 +55,7 @@ class ParamSpec:
     """What a plan knows of a parameter. Its fields are those that C++ reads.
 
     Attributes:
-        identity: the parameter itself: the key of its state, and the owner of its gradient.
+        param: the parameter itself: the key of its state, and the owner of its gradient.
         memory: the tensor whose memory the kernels get for it.
         group: the index of its group.
         index: its place in the optimizer, on which its random bits depend.
@@ -69,7 +69,7 @@ class ParamSpec:
         product: of the factors of those updates.
     """
 
-    identity: Tensor
+    param: Tensor
     memory: Tensor
     group: int
     index: int

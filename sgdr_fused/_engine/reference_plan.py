@@ -46,7 +46,7 @@ class ReferencePlan:
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         session = self._session()
         assert session is not None  # it is what calls us
-        updated = [(spec, memory_of(grad)) for spec in self._specs if (grad := spec.identity.grad) is not None]
+        updated = [(spec, memory_of(grad)) for spec in self._specs if (grad := spec.param.grad) is not None]
         unscaled = [_unscaled(spec.memory, grad, grad_scale) for spec, grad in updated]
         clipped = clipping.by_reference(session.options, session.measured, unscaled, self.device, found_inf)
         if clipped is None:

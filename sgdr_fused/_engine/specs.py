@@ -129,8 +129,8 @@ class SpecBuilder:
             value: Any = entries.get(key) if in_state else getattr(old, field, None)
             if value is None and in_state and stepped:
                 raise ValueError(f"state of {name} has {sorted(entries)} but lacks {key!r}")
-            if not _is_number_on(spec.identity.device, value):
-                value = self._number(number, key, value, spec.identity, in_state, stepped, name)
+            if not _is_number_on(spec.param.device, value):
+                value = self._number(number, key, value, spec.param, in_state, stepped, name)
                 if in_state:
                     new[key] = entries[key] = value
             setattr(spec, field, value)

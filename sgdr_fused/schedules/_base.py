@@ -7,7 +7,6 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -53,31 +52,25 @@ def _made(kind: str, *fields: Any) -> Schedule:
     return make(*fields)
 
 
-class Kind(IntEnum):
-    """``ScheduleKind`` of csrc/math/schedules.h, which says what each makes of a segment's numbers."""
-
-    CONSTANT = 0
-    COSINE_WARM_RESTARTS = 1
-    TRIANGULAR = 2
-    RAMP = 3
-    POLYNOMIAL = 4
-    STEP = 5
-    INVERSE_TIME = 6
-    TABLE = 7
-    CYCLE_END = 8
-
-
 class Segment(NamedTuple):
-    """A curve and the steps at which it holds: ``Segment`` of csrc/math/schedules.h."""
+    """A curve and the steps at which it holds: ``Segment`` of csrc/math/schedules.h.
 
-    kind: Kind
-    mode: int = 0
+    csrc/math/schedule_names.h has the names of the kinds and modes.
+    """
+
+    kind: str
+    mode: str = "none"  # the form of a ramp or of a triangular curve; other kinds have no modes
     values: Sequence[float] = ()
     lengths: Sequence[int] = ()
-    table: Sequence[float] = ()  # of steps; for Kind.TABLE of values
+    table: Sequence[float] = ()  # of steps; where the kind is "table", of values
     first_step: int = 0
     shift: int = 0
     scale: float = 1.0
+
+
+def _compiled_by(extension: Any, segments: list[Segment]) -> Any:
+    """The C++ form of a schedule that consists of these segments."""
+    return extension.CompiledSchedule([extension.Segment(**segment._asdict()) for segment in segments])
 
 
 @dataclass(frozen=True)
@@ -278,13 +271,12 @@ class Schedule:
 
     def _cycle_ends(self) -> list[Segment]:
         """``is_cycle_end`` as segments: 1 where it is True, else 0."""
-        return [Segment(Kind.CONSTANT, values=[0.0])]
+        return [Segment("constant", values=[0.0])]
 
     @functools.cached_property
     def _compiled_cycle_ends(self) -> Any:
         """Their C++ form; there has to be an extension."""
-        extension: Any = backends.load()
-        return extension.CompiledSchedule(self._cycle_ends())
+        return _compiled_by(backends.load(), self._cycle_ends())
 
     @property
     def _compiled(self) -> Any:
@@ -293,7 +285,7 @@ class Schedule:
         if compiled is None:
             extension = backends.load()
             if extension is not None:
-                compiled = extension.CompiledSchedule(self._segments())
+                compiled = _compiled_by(extension, self._segments())
                 self._set(_cached=compiled)
         return compiled
 

@@ -12,7 +12,7 @@ from typing import Any
 from .. import _checks
 from .._messages import shown
 from . import _sizes
-from ._base import Kind, Schedule, Segment, refuse_foreign
+from ._base import Schedule, Segment, refuse_foreign
 
 
 def checked(name: str, value: Any) -> Schedule:
@@ -173,8 +173,8 @@ class Warmup(Schedule):
 
     def _segments(self) -> list[Segment]:
         rise = Segment(
-            Kind.RAMP,
-            0,  # RampMode::kLinear
+            "ramp",
+            "linear",
             [self.start_factor, 1.0, 0.0, 0.0],
             [self.steps, self.steps],
             scale=self.schedule(0),
@@ -283,7 +283,7 @@ class Sequential(Schedule):
                 result += part
             else:
                 result += [segment for segment in part if segment.first_step < next_begin - 1]
-                result.append(Segment(Kind.CONSTANT, values=[1.0], first_step=next_begin - 1))
+                result.append(Segment("constant", values=[1.0], first_step=next_begin - 1))
         return result
 
     def _delayed_parts(self, segments_of: Callable[[Schedule], list[Segment]]) -> list[list[Segment]]:

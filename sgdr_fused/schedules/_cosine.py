@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
 # Cycles of growing length that are told apart, and where the last of them ends at the latest: 64-bit
 # integers hold no more. After that, its length repeats.
@@ -115,10 +115,10 @@ class CosineWarmRestarts(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
-        return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[self.T_0], table=self._cycle_starts)
+        return Segment("cosine_warm_restarts", values=values, lengths=[self.T_0], table=self._cycle_starts)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[self.T_0], table=self._cycle_starts)]
+        return [Segment("cycle_end", lengths=[self.T_0], table=self._cycle_starts)]
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,10 @@ class CosineCycles(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
-        return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[1], table=self._cycle_starts)
+        return Segment("cosine_warm_restarts", values=values, lengths=[1], table=self._cycle_starts)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[1], table=self._cycle_starts)]
+        return [Segment("cycle_end", lengths=[1], table=self._cycle_starts)]
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,8 @@ class CosineAnnealing(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.eta_min, self.max_lr, 1.0]
-        # Mode 3: TriangularMode::kCosine of csrc/math/schedules.h, from its peak on.
-        return Segment(Kind.TRIANGULAR, 3, values, [self.T_max, self.T_max], shift=self.T_max)
+        # From the peak on.
+        return Segment("triangular", "cosine", values, [self.T_max, self.T_max], shift=self.T_max)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[2 * self.T_max])]
+        return [Segment("cycle_end", lengths=[2 * self.T_max])]

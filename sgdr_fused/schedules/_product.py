@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .._messages import shown
 from . import _sizes
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 from ._compose import checked
 from ._ramps import Constant
 
@@ -117,8 +117,8 @@ def _groups(segments: list[Segment]) -> dict[int, list[Segment]]:
 
 def _without_constants(segments: list[Segment]) -> list[Segment]:
     """The same product in which constants scale the first of the others, if there is one."""
-    curves = [s for s in segments if s.kind != Kind.CONSTANT]
+    curves = [s for s in segments if s.kind != "constant"]
     if not curves:
         return segments
-    scale = math.prod(s.scale * s.values[0] for s in segments if s.kind == Kind.CONSTANT)
+    scale = math.prod(s.scale * s.values[0] for s in segments if s.kind == "constant")
     return [curves[0]._replace(scale=curves[0].scale * scale), *curves[1:]]

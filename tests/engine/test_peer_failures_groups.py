@@ -1,7 +1,7 @@
 """Failures that this package has had, by the number that they have in our list: what stands in groups and states.
 
 Those of schedules, of the training tools and of memory stand in test_peer_failures_schedules.py,
-test_peer_failures_training.py and test_watched.py.
+test_peer_failures_training.py and test_guards.py.
 """
 
 from __future__ import annotations

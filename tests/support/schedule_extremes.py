@@ -79,6 +79,7 @@ def as_text(segments: list, steps: list[int]) -> str:
     for segment in segments:
         values = [*segment.values, 0.0, 0.0, 0.0, 0.0][:4]
         lengths = [*segment.lengths, 0, 0][:2]
-        head = (int(segment.kind), segment.mode, segment.first_step, segment.shift, segment.scale)
-        lines.append(" ".join(map(repr, (*head, *values, *lengths, len(segment.table), *segment.table))))
+        head = (segment.first_step, segment.shift, segment.scale)
+        numbers = map(repr, (*head, *values, *lengths, len(segment.table), *segment.table))
+        lines.append(" ".join([segment.kind, segment.mode, *numbers]))
     return "\n".join([*lines, str(len(steps)), *map(str, steps)])
