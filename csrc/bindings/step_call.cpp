@@ -64,10 +64,11 @@ void store(const py::list& pending, Membership& membership) {
   }
 }
 
-}  // namespace
-
-bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
-          const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+// Takes these parts of a step with each of the plans. False: something is not as it was when
+// membership and plans were made, and nothing was done.
+bool take(unsigned parts, Membership& membership, const py::list& param_groups,
+          const py::list& plans, const py::object& grad_scales, const py::object& found_infs,
+          const py::list* pending) {
   Steps steps;
   bool large = false;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -77,8 +78,8 @@ bool step(Membership& membership, const py::list& param_groups, const py::list& 
   }
   if (!large) {
     if (!all_valid(membership, param_groups, steps)) return false;
-    for (const Step& step : steps) step.plan->run(step.scaling);
-    store(pending, membership);
+    for (const Step& step : steps) step.plan->run(parts, step.scaling);
+    if (pending != nullptr) store(*pending, membership);
     return true;
   }
   // In this order, so that what is freed at the end is freed when no plan is locked any more.
@@ -90,10 +91,32 @@ bool step(Membership& membership, const py::list& param_groups, const py::list& 
   for (const Step& step : steps) step.plan->hold(held);
   {
     const py::gil_scoped_release released;
-    for (const Step& step : steps) step.plan->run(step.scaling);
+    for (const Step& step : steps) step.plan->run(parts, step.scaling);
   }
-  store(pending, membership);
+  if (pending != nullptr) store(*pending, membership);
   return true;
+}
+
+}  // namespace
+
+bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
+          const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+  return take(kWholeStep, membership, param_groups, plans, grad_scales, found_infs, &pending);
+}
+
+bool measure_grads(Membership& membership, const py::list& param_groups, const py::list& plans,
+                   const py::object& grad_scales, const py::object& found_infs) {
+  return take(kMeasureGrads, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+}
+
+bool measure_params(Membership& membership, const py::list& param_groups, const py::list& plans,
+                    const py::object& grad_scales, const py::object& found_infs) {
+  return take(kMeasureParams, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+}
+
+bool update(Membership& membership, const py::list& param_groups, const py::list& plans,
+            const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+  return take(kUpdate, membership, param_groups, plans, grad_scales, found_infs, &pending);
 }
 
 }  // namespace sgdr_fused

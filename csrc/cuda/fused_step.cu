@@ -78,7 +78,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   const Plan& plan = header.plan;
   void* const* grads = arguments.grads();
 
-  if (skips(plan.clipping, header.found_inf)) return;
+  const bool is_skipped = skips(plan.clipping, header.found_inf);
+  if (header.is_last_launch && blockIdx.x == 0 && threadIdx.x == 0) {
+    report_clipping(plan.clipping, is_skipped);
+  }
+  if (is_skipped) return;
   if (threadIdx.x == 0) clock = *plan.clock;
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) - header.num_ahead;

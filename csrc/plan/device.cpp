@@ -23,7 +23,7 @@ void OptimizerPlan::show() {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   record_use(stream.stream());
-  const auto tickets = static_cast<int32_t>(tensor_squares_.size());
+  const auto tickets = static_cast<int32_t>(measures_ ? tensors_.size() : 0);
   const int error = cuda::show(plan_, {ticket_, tickets}, stream.stream());
   TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
 #endif
@@ -93,9 +93,10 @@ void OptimizerPlan::copy_to_device() {
   const size_t advances = packed.add(std::vector<Advance>(tensors_.size()));
   const size_t chunk_norms = packed.add(chunk_norms_);
   const size_t chunk_squares = packed.add(chunk_squares_);
-  const size_t tensor_squares = packed.add(tensor_squares_);
-  const size_t tickets = packed.add(std::vector<uint32_t>(tensor_squares_.size()));
-  const size_t nonfinite = packed.add(std::vector<unsigned char>{0});
+  const size_t num_measured = measures_ ? tensors_.size() : 0;
+  const size_t tickets = packed.add(std::vector<uint32_t>(num_measured));
+  const size_t grad_sums = packed.add(std::vector<GradSums>(1));
+  const size_t param_sums = packed.add(std::vector<Squares>(num_measured));
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
   unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
@@ -111,12 +112,21 @@ void OptimizerPlan::copy_to_device() {
   plan_.ahead = {reinterpret_cast<int64_t*>(base + ahead_steps),
                  reinterpret_cast<double*>(base + ahead_values)};
   plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
-  plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
   plan_.measures = {reinterpret_cast<Squares*>(base + chunk_squares),
-                    reinterpret_cast<Squares*>(base + tensor_squares),
+                    reinterpret_cast<Squares*>(base + param_sums),
                     reinterpret_cast<uint32_t*>(base + tickets)};
   plan_.advances = reinterpret_cast<Advance*>(base + advances);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
+  const auto pairs_at = [this](size_t offset, size_t count) {
+    const at::Tensor bytes = device_memory_.slice(0, static_cast<int64_t>(offset),
+                                                  static_cast<int64_t>(offset + 16 * count));
+    return bytes.view(at::kDouble).view({static_cast<int64_t>(count), 2});
+  };
+  if (clipping_.norm.defined()) {
+    plan_.clipping.sums = reinterpret_cast<GradSums*>(base + grad_sums);
+    grad_sums_ = pairs_at(grad_sums, 1)[0];
+  }
+  if (measures_) param_sums_ = pairs_at(param_sums, num_measured);
 }
 
 // The allocator is told of each stream that reads or writes what it gave out for another: else a
@@ -133,12 +143,12 @@ void OptimizerPlan::record_use(void* stream) {
   streams_.push_back(stream);
 }
 
-bool OptimizerPlan::run_cuda(const Scaling& scaling) {
+bool OptimizerPlan::run_cuda(unsigned parts, const Scaling& scaling) {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   const bool capturing =
       c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-  TORCH_CHECK(!capturing || !clipping_.raises,
+  TORCH_CHECK(!capturing || !clipping_.raises || (parts & kUpdate) == 0,
               "error_if_nonfinite: the host has to read the norm, which it cannot during a CUDA "
               "graph capture; skip_nonfinite needs no host");
   captured_ = captured_ || capturing;
@@ -154,11 +164,14 @@ bool OptimizerPlan::run_cuda(const Scaling& scaling) {
                            watched_.grads().data(),
                            address_of(scaling.grad_scale),
                            address_of(scaling.found_inf)};
-  if (plan_.clipping.norm != nullptr) {
+  if ((parts & kMeasureGrads) != 0 && grad_sums_.defined()) {
     check(cuda::measure(step, launches_, stream.stream()));
-    check_norm(scaling.found_inf);
   }
-  if (measures_) check(cuda::measure_tensors(algorithm_, step, launches_, stream.stream()));
+  if ((parts & kMeasureParams) != 0 && measures_) {
+    check(cuda::measure_tensors(algorithm_, step, launches_, stream.stream()));
+  }
+  if ((parts & kUpdate) == 0) return false;
+  if (clipping_.raises) check_norm(scaling.found_inf);
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
   return true;  // or so it seems: only the device knows
 }
@@ -168,7 +181,7 @@ bool OptimizerPlan::run_cuda(const Scaling& scaling) {
 void OptimizerPlan::copy_to_device() {
   TORCH_CHECK(false, "sgdr_fused: the extension was built without CUDA");
 }
-bool OptimizerPlan::run_cuda(const Scaling&) {
+bool OptimizerPlan::run_cuda(unsigned, const Scaling&) {
   return false;  // not reached
 }
 

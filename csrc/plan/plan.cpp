@@ -2,6 +2,8 @@
 #include "plan/plan.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -100,13 +102,11 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     chunk_norms_.resize(chunks_.size());
     clips.norm = clipping_.norm.mutable_data_ptr<double>();
     watched_.add(clipping_.norm);
-    clips.nonfinite = &nonfinite_;
     clips.chunks = chunk_norms_.data();
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
   }
   if (measures_) {
     chunk_squares_.resize(chunks_.size());
-    tensor_squares_.resize(tensors_.size());
   }
   if (clipping_.skipped.defined()) {
     clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
@@ -124,11 +124,23 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            rounding_seed.has_value(),
            rounding_seed.value_or(0),
            clips,
-           {chunk_squares_.data(), tensor_squares_.data(), nullptr},
+           {chunk_squares_.data(), nullptr, nullptr},
            clock_.mutable_data_ptr<int64_t>(),
            nullptr,
            {}};
-  if (on_gpu_) copy_to_device();
+  const c10::InferenceMode off(false);  // its tensors could not be written outside of it
+  on_gpu_ ? copy_to_device() : make_sums();
+}
+
+void OptimizerPlan::make_sums() {
+  if (clipping_.norm.defined()) {
+    grad_sums_ = at::zeros({2}, at::kDouble);
+    plan_.clipping.sums = reinterpret_cast<GradSums*>(grad_sums_.mutable_data_ptr<double>());
+  }
+  if (measures_) {
+    param_sums_ = at::zeros({static_cast<int64_t>(tensors_.size()), 2}, at::kDouble);
+    plan_.measures.tensors = reinterpret_cast<Squares*>(param_sums_.mutable_data_ptr<double>());
+  }
 }
 
 // One copy of a schedule that serves many groups: its table may be long.

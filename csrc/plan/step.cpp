@@ -28,12 +28,12 @@ void OptimizerPlan::set_number(int64_t group, int64_t hyper, double value) {
   numbers_.at(group * kMaxHypers + hyper) = value;
 }
 
-void OptimizerPlan::run(const Scaling& scaling) {
-  const bool taken = on_gpu_ ? run_cuda(scaling) : run_cpu(scaling);
-  if (taken) watched_.bump_versions(scaling.grad_scale.defined());
+void OptimizerPlan::run(unsigned parts, const Scaling& scaling) {
+  const bool updated = on_gpu_ ? run_cuda(parts, scaling) : run_cpu(parts, scaling);
+  if (updated) watched_.bump_versions(scaling.grad_scale.defined());
 }
 
-bool OptimizerPlan::run_cpu(const Scaling& scaling) {
+bool OptimizerPlan::run_cpu(unsigned parts, const Scaling& scaling) {
   cpu::Step step = {plan_,
                     numbers_.data(),
                     static_cast<int32_t>(groups_.size()),
@@ -57,21 +57,20 @@ bool OptimizerPlan::run_cpu(const Scaling& scaling) {
                                     for (int64_t call = first; call < last; ++call) body(call);
                                   });
                                 }};
-  if (plan_.clipping.norm != nullptr) {
-    cpu::measure(step, threads);
-    check_norm(scaling.found_inf);
-  }
-  if (measures_) cpu::measure_tensors(algorithm_, step, threads);
+  if ((parts & kMeasureGrads) != 0 && grad_sums_.defined()) cpu::measure(step, threads);
+  if ((parts & kMeasureParams) != 0 && measures_) cpu::measure_tensors(algorithm_, step, threads);
+  if ((parts & kUpdate) == 0) return false;
+  if (clipping_.raises) check_norm(scaling.found_inf);
   return cpu::step(algorithm_, step, threads);
 }
 
 // A step that a GradScaler skips is none to raise for.
 void OptimizerPlan::check_norm(const at::Tensor& found_inf) const {
-  if (!clipping_.raises) return;
-  const double norm = clipping_.norm.item<double>();
-  const bool skipped = found_inf.defined() && found_inf.item<float>() != 0.0f;
-  TORCH_CHECK(std::isfinite(norm) || skipped, "error_if_nonfinite: the norm of the gradients is ",
-              norm, "; the step was not taken");
+  const double norm = std::sqrt(grad_sums_[0].item<double>());
+  if (std::isfinite(norm) || (found_inf.defined() && found_inf.item<float>() != 0.0f)) return;
+  clipping_.norm.fill_(norm);  // the update, which does not follow, would have written it
+  TORCH_CHECK(false, "error_if_nonfinite: the norm of the gradients is ", norm,
+              "; the step was not taken");
 }
 
 }  // namespace sgdr_fused

@@ -99,14 +99,24 @@ struct ChunkNorm {
   bool nonfinite;  // one of them is not finite
 };
 
+// What is measured of all gradients together. These are sums, not the norm itself, so that those of
+// several processes can be added up between the measuring and the update, which alone makes
+// anything of them.
+struct GradSums {
+  double squares;    // of the gradients, clamped if they are to be
+  double nonfinite;  // any number but 0: a gradient of this step is not finite
+};
+
+static_assert(sizeof(GradSums) == 2 * sizeof(double) && sizeof(Squares) == 2 * sizeof(double));
+
 // What is done to gradients before the update, and with a step whose gradients are not finite.
 struct Clipping {
   bool is_on;         // gradients are clamped or scaled down
   double max_value;   // elements are clamped to [-max_value, max_value]
   double max_norm;    // of all gradients together; negative: not limited
-  double* norm;       // of this step's gradients, clamped if they are; null: nothing is measured
+  GradSums* sums;     // of this step; null: nothing is measured
+  double* norm;       // for the user, written by the update; null where nothing is measured
   int64_t* skipped;   // steps skipped so far; null: a step is taken whatever its gradients are
-  bool* nonfinite;    // whether a gradient of this step is not finite
   ChunkNorm* chunks;  // in the order of the chunk table
   int64_t num_chunks;
 };

@@ -35,7 +35,7 @@ SGDR_HOST_DEVICE T clamped(T grad, T max_value) {
 // torch.nn.utils.clip_grad_norm_'s factor, with its 1e-6; a NaN where the norm is one.
 SGDR_HOST_DEVICE double clip_coefficient(const Clipping& clipping) {
   if (clipping.max_norm < 0.0) return 1.0;
-  const double coefficient = clipping.max_norm / (*clipping.norm + 1e-6);
+  const double coefficient = clipping.max_norm / (sqrt(clipping.sums->squares) + 1e-6);
   return coefficient > 1.0 ? 1.0 : coefficient;
 }
 
@@ -43,7 +43,7 @@ SGDR_HOST_DEVICE double clip_coefficient(const Clipping& clipping) {
 // but 0 means yes: two devices that overflowed add up to 2.
 SGDR_HOST_DEVICE bool skips(const Clipping& clipping, const float* found_inf) {
   return (found_inf != nullptr && *found_inf != 0.0f) ||
-         (clipping.skipped != nullptr && *clipping.nonfinite);
+         (clipping.skipped != nullptr && clipping.sums->nonfinite != 0.0);
 }
 
 // 1 / x where that is exact, as for every power of 2 but the outermost: then multiplying by it
@@ -76,12 +76,11 @@ struct Square {
   }
 };
 
-// What the norm's pass leaves behind, by one thread.
-SGDR_HOST_DEVICE void finish_measure(const Clipping& clipping, double squares, bool nonfinite,
-                                     const float* found_inf) {
-  *clipping.norm = sqrt(squares);
-  *clipping.nonfinite = nonfinite;
-  if (clipping.skipped != nullptr && skips(clipping, found_inf)) ++*clipping.skipped;
+// What the user reads of a step's clipping. One thread of the update writes it, also where the step
+// is skipped.
+SGDR_HOST_DEVICE void report_clipping(const Clipping& clipping, bool is_skipped) {
+  if (clipping.norm != nullptr) *clipping.norm = sqrt(clipping.sums->squares);
+  if (clipping.skipped != nullptr && is_skipped) ++*clipping.skipped;
 }
 
 }  // namespace sgdr_fused

@@ -117,14 +117,16 @@ struct Threads {
 // How far this step moves the averages; 0: they stay as they are.
 double average_weight(const Plan& plan);
 
-// Measures the gradients: Clipping::norm and nonfinite.
+// Measures the gradients: Clipping::sums.
 void measure(const Step& step, const Threads& threads);
 
-// Measures the parameters and their directions: Plan::measures, where the step is taken.
+// Measures the parameters and their directions, where the step is taken: Plan::measures. It reads
+// Clipping::sums.
 void measure_tensors(int algorithm, const Step& step, const Threads& threads);
 
-// One step: updates, averages, each tensor's count of updates, the clock, the displays. False: it
-// was skipped, and nothing was touched.
+// The update of a step, from what was measured: the elements, averages, each tensor's count of
+// updates, the clock, the displays. False: the step was skipped, and nothing was touched but
+// Clipping::norm and skipped.
 bool step(int algorithm, const Step& step, const Threads& threads);
 
 // Instruction sets that this machine can run, best last; the one in use is the best, unless chosen.
@@ -168,14 +170,16 @@ struct Step {
 int64_t payload_words(int64_t groups, int64_t tensors);
 int64_t max_payload_words();
 
-// Measures the gradients: Clipping::norm, nonfinite and skipped. Returns a cudaError_t.
+// Measures the gradients: Clipping::sums. Returns a cudaError_t.
 int measure(const Step& step, const std::vector<Launch>& launches, void* stream);
 
-// Measures the parameters and their directions: Plan::measures. Returns a cudaError_t.
+// Measures the parameters and their directions: Plan::measures. It reads Clipping::sums. Returns a
+// cudaError_t.
 int measure_tensors(int algorithm, const Step& step, const std::vector<Launch>& launches,
                     void* stream);
 
-// One step: the launches in order, of which the last advances the clock. Returns a cudaError_t.
+// The update of a step, from what was measured: the launches in order, of which the last advances
+// the clock. Returns a cudaError_t.
 int step(int algorithm, const Step& step, const std::vector<Launch>& launches, void* stream);
 
 // The tickets of a plan: of its blocks, and one each of so many tensors (Measures::tickets).
