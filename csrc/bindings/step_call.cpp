@@ -21,8 +21,8 @@ at::Tensor entry(const py::object& tensors, size_t i) {
   return tensor.is_none() ? at::Tensor() : tensor.cast<at::Tensor>();
 }
 
-// Of the plan itself, which only its own thread may lock twice, and does not: nothing of Python's
-// runs while it is locked. Who waits lets others run.
+// Locks a plan. A thread that held the lock already would wait for itself, but none does: nothing
+// of Python's runs while a plan is locked. A thread that waits lets Python's others run.
 std::unique_lock<std::mutex> lock_of(OptimizerPlan& plan) {
   std::unique_lock<std::mutex> lock(plan.mutex(), std::try_to_lock);
   if (!lock.owns_lock()) {
@@ -46,10 +46,10 @@ bool all_valid(const Membership& membership, const py::list& param_groups, const
   return true;
 }
 
-// (dict, entries) each: puts the entries into the dicts, and empties the list. All at once, since
-// no signal handler of Python's runs before this returns. A step that a handler has interrupted
-// while it was prepared is to see these states, so the change is noted; the plans of this one were
-// made with them.
+// Each of `pending` is (dict, entries). Puts the entries into the dicts, and empties the list. This
+// happens all at once, since no signal handler of Python's runs before it returns. A step that such
+// a handler has interrupted while it was prepared has to see these states, so the change is noted;
+// the plans of this step were made with them.
 void store(const py::list& pending, Membership& membership) {
   if (PyList_GET_SIZE(pending.ptr()) == 0) return;
   membership.renew();

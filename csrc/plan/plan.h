@@ -90,11 +90,11 @@ class OptimizerPlan {
   void record_use(void* stream);
 
   int algorithm_;
-  bool measures_;  // the algorithm does
+  bool measures_params_;  // the algorithm does
   bool on_gpu_;
   at::Tensor clock_;
   ClippingSpec clipping_;
-  std::vector<DtypePair> dtypes_;  // in the order of tensors_, as the next
+  std::vector<StorageTypes> types_;  // in the order of tensors_, as the next
   std::vector<bool> active_;
   WatchedTensors watched_;
   std::vector<double> numbers_;
@@ -111,14 +111,14 @@ class OptimizerPlan {
   std::vector<double> value_table_;
   std::vector<Display> displays_;
   std::vector<Chunk> chunks_;
-  std::vector<ChunkNorm> chunk_norms_;
+  std::vector<ChunkGradSums> chunk_grad_sums_;
   std::vector<Squares> chunk_squares_;
   at::Tensor grad_sums_, param_sums_;  // GradSums; Squares of each tensor
-  Plan plan_;                          // points into the vectors above, or into device_memory_
+  PlanView plan_;                      // points into the vectors above, or into device_memory_
 
   at::Tensor device_memory_;
   std::vector<cuda::Launch> launches_;
-  cuda::Table sums_ = {}, updates_ = {};
+  cuda::Table measured_chunks_ = {}, updated_chunks_ = {};
   uint32_t* ticket_ = nullptr;
   std::vector<void*> streams_;  // that the plan's memory is known to be used on
 };
