@@ -10,6 +10,10 @@ namespace {
 
 namespace py = pybind11;
 
+std::optional<at::Tensor> or_none(const at::Tensor& tensor) {
+  return tensor.defined() ? std::make_optional(tensor) : std::nullopt;
+}
+
 // A Membership holds Python objects, which may hold the optimizer in turn. Python's collector has
 // to see them, or none of these objects would ever be freed.
 Membership* membership_of(PyObject* self) {
@@ -52,6 +56,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("set_number", &OptimizerPlan::set_number, py::arg("group"), py::arg("hyper"),
            py::arg("value"))
       .def_property_readonly("device", [](const OptimizerPlan& plan) { return plan.device(); })
+      .def_property_readonly("grad_sums",
+                             [](const OptimizerPlan& plan) { return or_none(plan.grad_sums()); })
+      .def_property_readonly("param_sums",
+                             [](const OptimizerPlan& plan) { return or_none(plan.param_sums()); })
       .def_property_readonly("captured", &OptimizerPlan::captured);
   py::class_<Membership>(module, "Membership", py::custom_type_setup(&let_gc_visit))
       .def(py::init<const py::list&, const py::list&, const py::object&, const py::object&>(),
@@ -59,6 +67,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("unchanged", &Membership::unchanged, py::arg("param_groups"))
       .def_property_readonly("seen", &Membership::seen);
   module.def("step", &step, py::arg("membership"), py::arg("param_groups"), py::arg("plans"),
+             py::arg("grad_scales"), py::arg("found_infs"), py::arg("pending"));
+  module.def("measure_grads", &measure_grads, py::arg("membership"), py::arg("param_groups"),
+             py::arg("plans"), py::arg("grad_scales"), py::arg("found_infs"));
+  module.def("measure_params", &measure_params, py::arg("membership"), py::arg("param_groups"),
+             py::arg("plans"), py::arg("grad_scales"), py::arg("found_infs"));
+  module.def("update", &update, py::arg("membership"), py::arg("param_groups"), py::arg("plans"),
              py::arg("grad_scales"), py::arg("found_infs"), py::arg("pending"));
   module.def("memory_fault", &memory_fault, py::arg("tensor"));
   module.def("instruction_sets", &cpu::instruction_sets);

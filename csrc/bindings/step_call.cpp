@@ -21,8 +21,8 @@ at::Tensor entry(const py::object& tensors, size_t i) {
   return tensor.is_none() ? at::Tensor() : tensor.cast<at::Tensor>();
 }
 
-// Of the plan itself, which only its own thread may lock twice, and does not: nothing of Python's
-// runs while it is locked. Who waits lets others run.
+// Locks a plan. A thread that held the lock already would wait for itself, but none does: nothing
+// of Python's runs while a plan is locked. A thread that waits lets Python's others run.
 std::unique_lock<std::mutex> lock_of(OptimizerPlan& plan) {
   std::unique_lock<std::mutex> lock(plan.mutex(), std::try_to_lock);
   if (!lock.owns_lock()) {
@@ -46,10 +46,10 @@ bool all_valid(const Membership& membership, const py::list& param_groups, const
   return true;
 }
 
-// (dict, entries) each: puts the entries into the dicts, and empties the list. All at once, since
-// no signal handler of Python's runs before this returns. A step that a handler has interrupted
-// while it was prepared is to see these states, so the change is noted; the plans of this one were
-// made with them.
+// Each of `pending` is (dict, entries). Puts the entries into the dicts, and empties the list. This
+// happens all at once, since no signal handler of Python's runs before it returns. A step that such
+// a handler has interrupted while it was prepared has to see these states, so the change is noted;
+// the plans of this step were made with them.
 void store(const py::list& pending, Membership& membership) {
   if (PyList_GET_SIZE(pending.ptr()) == 0) return;
   membership.renew();
@@ -64,10 +64,11 @@ void store(const py::list& pending, Membership& membership) {
   }
 }
 
-}  // namespace
-
-bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
-          const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+// Takes these parts of a step with each of the plans. False: something is not as it was when
+// membership and plans were made, and nothing was done.
+bool take(unsigned parts, Membership& membership, const py::list& param_groups,
+          const py::list& plans, const py::object& grad_scales, const py::object& found_infs,
+          const py::list* pending) {
   Steps steps;
   bool large = false;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -77,8 +78,8 @@ bool step(Membership& membership, const py::list& param_groups, const py::list& 
   }
   if (!large) {
     if (!all_valid(membership, param_groups, steps)) return false;
-    for (const Step& step : steps) step.plan->run(step.scaling);
-    store(pending, membership);
+    for (const Step& step : steps) step.plan->run(parts, step.scaling);
+    if (pending != nullptr) store(*pending, membership);
     return true;
   }
   // In this order, so that what is freed at the end is freed when no plan is locked any more.
@@ -90,10 +91,32 @@ bool step(Membership& membership, const py::list& param_groups, const py::list& 
   for (const Step& step : steps) step.plan->hold(held);
   {
     const py::gil_scoped_release released;
-    for (const Step& step : steps) step.plan->run(step.scaling);
+    for (const Step& step : steps) step.plan->run(parts, step.scaling);
   }
-  store(pending, membership);
+  if (pending != nullptr) store(*pending, membership);
   return true;
+}
+
+}  // namespace
+
+bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
+          const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+  return take(kWholeStep, membership, param_groups, plans, grad_scales, found_infs, &pending);
+}
+
+bool measure_grads(Membership& membership, const py::list& param_groups, const py::list& plans,
+                   const py::object& grad_scales, const py::object& found_infs) {
+  return take(kMeasureGrads, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+}
+
+bool measure_params(Membership& membership, const py::list& param_groups, const py::list& plans,
+                    const py::object& grad_scales, const py::object& found_infs) {
+  return take(kMeasureParams, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+}
+
+bool update(Membership& membership, const py::list& param_groups, const py::list& plans,
+            const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
+  return take(kUpdate, membership, param_groups, plans, grad_scales, found_infs, &pending);
 }
 
 }  // namespace sgdr_fused

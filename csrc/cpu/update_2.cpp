@@ -3,6 +3,6 @@
 
 namespace sgdr_fused::cpu {
 
-template void update_part<2>(int, const Step&, const Clip*, const Threads&);
+template void update_part<2>(int, const Step&, const Threads&);
 
 }  // namespace sgdr_fused::cpu

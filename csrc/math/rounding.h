@@ -47,9 +47,9 @@ SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
 
 // ---- Stochastic rounding: up with the probability that makes the mean right.
 
-// What the lots of a step depend on, with the element and the operand, and nothing else: so they
-// are the same whatever thread, block or vector an element is in.
-struct Lot {
+// What the random bits of a step depend on, with the element and the operand, and nothing else: so
+// they are the same whatever thread, block or vector an element is in.
+struct RandomRounding {
   uint64_t seed;
   int64_t clock;
   int32_t index;   // the place of the parameter in the optimizer
@@ -57,19 +57,21 @@ struct Lot {
 
 // Elements that share a key.
 constexpr int64_t kCell = 16384;
-constexpr int kLotOperands = 4;
+constexpr int kRoundedOperands = 4;
 
-struct LotKey {
-  uint32_t words[kLotOperands];  // of the parameter, and of each state
+struct RoundingKey {
+  uint32_t words[kRoundedOperands];  // of the parameter, and of each state
 };
 
 // Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
 // `cell` is an element's index divided by kCell, in the parameter's memory order.
-SGDR_HOST_DEVICE LotKey lot_key(const Lot& lot, int64_t cell) {
+SGDR_HOST_DEVICE RoundingKey rounding_key(const RandomRounding& rounding, int64_t cell) {
   uint32_t counter[4] = {static_cast<uint32_t>(cell), static_cast<uint32_t>(cell >> 32),
-                         static_cast<uint32_t>(lot.index), static_cast<uint32_t>(lot.clock)};
-  uint32_t key[2] = {static_cast<uint32_t>(lot.seed), static_cast<uint32_t>(lot.seed >> 32) ^
-                                                          static_cast<uint32_t>(lot.clock >> 32)};
+                         static_cast<uint32_t>(rounding.index),
+                         static_cast<uint32_t>(rounding.clock)};
+  uint32_t key[2] = {
+      static_cast<uint32_t>(rounding.seed),
+      static_cast<uint32_t>(rounding.seed >> 32) ^ static_cast<uint32_t>(rounding.clock >> 32)};
 #pragma unroll
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = static_cast<uint64_t>(counter[0]) * 0xD2511F53u;
@@ -86,7 +88,7 @@ SGDR_HOST_DEVICE LotKey lot_key(const Lot& lot, int64_t cell) {
 
 // 16 random bits for an element of a cell: a hash of its number, counted from where the key says.
 // The hash is "lowbias32" of Wellons' search for 32-bit integer hashes of low bias.
-SGDR_HOST_DEVICE uint32_t lot_bits(uint32_t key, uint32_t element) {
+SGDR_HOST_DEVICE uint32_t rounding_bits(uint32_t key, uint32_t element) {
   uint32_t x = element + key;
   x = (x ^ (x >> 16)) * 0x7feb352du;
   x = (x ^ (x >> 15)) * 0x846ca68bu;
@@ -94,7 +96,7 @@ SGDR_HOST_DEVICE uint32_t lot_bits(uint32_t key, uint32_t element) {
 }
 
 // `random` is in [0, 2^16).
-SGDR_HOST_DEVICE void store_by_lot(BFloat16& to, float x, uint32_t random) {
+SGDR_HOST_DEVICE void store_randomly(BFloat16& to, float x, uint32_t random) {
   const uint32_t bits = bits_of(x);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   to.bits = static_cast<uint16_t>(is_nan ? 0x7fc0u : (bits + random) >> 16);

@@ -23,7 +23,7 @@ void OptimizerPlan::show() {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   record_use(stream.stream());
-  const auto tickets = static_cast<int32_t>(tensor_squares_.size());
+  const auto tickets = static_cast<int32_t>(measures_params_ ? tensors_.size() : 0);
   const int error = cuda::show(plan_, {ticket_, tickets}, stream.stream());
   TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
 #endif
@@ -62,22 +62,21 @@ void OptimizerPlan::copy_to_device() {
   const std::vector<Chunk> updates = chunks_in(size);
   int64_t num_sums = 0, num_updates = 0;
   for (size_t i = 0; i < tensors_.size();) {
-    cuda::Launch launch = {dtypes_[i],    static_cast<int32_t>(i), 0, tensors_[i].group, 0,
+    cuda::Launch launch = {types_[i],     static_cast<int32_t>(i), 0, tensors_[i].group, 0,
                            {num_sums, 0}, {num_updates, 0}};
     for (; i < tensors_.size(); ++i) {
-      const DtypePair dtypes = dtypes_[i];
       const int32_t groups = tensors_[i].group - launch.first_group + 1;
-      if (dtypes.param != launch.dtypes.param || dtypes.state != launch.dtypes.state ||
+      if (!(types_[i] == launch.types) ||
           cuda::payload_words(groups, launch.num_tensors + 1) > cuda::max_payload_words()) {
         break;
       }
       launch.num_groups = groups;
       ++launch.num_tensors;
-      launch.sums.count += num_chunks_of(i, kChunk);
-      launch.updates.count += num_chunks_of(i, size);
+      launch.measured_chunks.count += num_chunks_of(i, kChunk);
+      launch.updated_chunks.count += num_chunks_of(i, size);
     }
-    num_sums += launch.sums.count;
-    num_updates += launch.updates.count;
+    num_sums += launch.measured_chunks.count;
+    num_updates += launch.updated_chunks.count;
     launches_.push_back(launch);
   }
 
@@ -87,15 +86,16 @@ void OptimizerPlan::copy_to_device() {
   const size_t step_table = packed.add(step_table_), value_table = packed.add(value_table_);
   const size_t displays = packed.add(displays_);
   const size_t sum_table = packed.add(chunks_), update_table = packed.add(updates);
-  const size_t ahead_steps = packed.add(std::vector<int64_t>(2, kNoStep));
-  const size_t ahead_values = packed.add(std::vector<double>(2 * num_hypers(plan_)));
+  const size_t next_steps = packed.add(std::vector<int64_t>(2, kNoStep));
+  const size_t next_values = packed.add(std::vector<double>(2 * num_hypers(plan_)));
   const size_t ticket = packed.add(std::vector<uint32_t>{0});
-  const size_t advances = packed.add(std::vector<Advance>(tensors_.size()));
-  const size_t chunk_norms = packed.add(chunk_norms_);
+  const size_t count_updates = packed.add(std::vector<StepCountUpdate>(tensors_.size()));
+  const size_t chunk_grad_sums = packed.add(chunk_grad_sums_);
   const size_t chunk_squares = packed.add(chunk_squares_);
-  const size_t tensor_squares = packed.add(tensor_squares_);
-  const size_t tickets = packed.add(std::vector<uint32_t>(tensor_squares_.size()));
-  const size_t nonfinite = packed.add(std::vector<unsigned char>{0});
+  const size_t num_measured = measures_params_ ? tensors_.size() : 0;
+  const size_t tickets = packed.add(std::vector<uint32_t>(num_measured));
+  const size_t grad_sums = packed.add(std::vector<GradSums>(1));
+  const size_t param_sums = packed.add(std::vector<Squares>(num_measured));
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
   unsigned char* base = device_memory_.mutable_data_ptr<unsigned char>();
@@ -106,17 +106,26 @@ void OptimizerPlan::copy_to_device() {
   plan_.tables = {reinterpret_cast<const int64_t*>(base + step_table),
                   reinterpret_cast<const double*>(base + value_table)};
   plan_.displays = reinterpret_cast<const Display*>(base + displays);
-  sums_ = {reinterpret_cast<const Chunk*>(base + sum_table), kChunk};
-  updates_ = {reinterpret_cast<const Chunk*>(base + update_table), size};
-  plan_.ahead = {reinterpret_cast<int64_t*>(base + ahead_steps),
-                 reinterpret_cast<double*>(base + ahead_values)};
-  plan_.clipping.chunks = reinterpret_cast<ChunkNorm*>(base + chunk_norms);
-  plan_.clipping.nonfinite = reinterpret_cast<bool*>(base + nonfinite);
-  plan_.measures = {reinterpret_cast<Squares*>(base + chunk_squares),
-                    reinterpret_cast<Squares*>(base + tensor_squares),
-                    reinterpret_cast<uint32_t*>(base + tickets)};
-  plan_.advances = reinterpret_cast<Advance*>(base + advances);
+  measured_chunks_ = {reinterpret_cast<const Chunk*>(base + sum_table), kChunk};
+  updated_chunks_ = {reinterpret_cast<const Chunk*>(base + update_table), size};
+  plan_.next_values = {reinterpret_cast<int64_t*>(base + next_steps),
+                       reinterpret_cast<double*>(base + next_values)};
+  plan_.clipping.chunks = reinterpret_cast<ChunkGradSums*>(base + chunk_grad_sums);
+  plan_.param_norms = {reinterpret_cast<Squares*>(base + chunk_squares),
+                       reinterpret_cast<Squares*>(base + param_sums),
+                       reinterpret_cast<uint32_t*>(base + tickets)};
+  plan_.count_updates = reinterpret_cast<StepCountUpdate*>(base + count_updates);
   ticket_ = reinterpret_cast<uint32_t*>(base + ticket);
+  const auto pairs_at = [this](size_t offset, size_t count) {
+    const at::Tensor bytes = device_memory_.slice(0, static_cast<int64_t>(offset),
+                                                  static_cast<int64_t>(offset + 16 * count));
+    return bytes.view(at::kDouble).view({static_cast<int64_t>(count), 2});
+  };
+  if (clipping_.norm.defined()) {
+    plan_.clipping.sums = reinterpret_cast<GradSums*>(base + grad_sums);
+    grad_sums_ = pairs_at(grad_sums, 1)[0];
+  }
+  if (measures_params_) param_sums_ = pairs_at(param_sums, num_measured);
 }
 
 // The allocator is told of each stream that reads or writes what it gave out for another: else a
@@ -133,12 +142,12 @@ void OptimizerPlan::record_use(void* stream) {
   streams_.push_back(stream);
 }
 
-bool OptimizerPlan::run_cuda(const Scaling& scaling) {
+bool OptimizerPlan::run_cuda(unsigned parts, const Scaling& scaling) {
   const c10::cuda::CUDAGuard guard(clock_.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   const bool capturing =
       c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-  TORCH_CHECK(!capturing || !clipping_.raises,
+  TORCH_CHECK(!capturing || !clipping_.raises || (parts & kUpdate) == 0,
               "error_if_nonfinite: the host has to read the norm, which it cannot during a CUDA "
               "graph capture; skip_nonfinite needs no host");
   captured_ = captured_ || capturing;
@@ -147,18 +156,21 @@ bool OptimizerPlan::run_cuda(const Scaling& scaling) {
     TORCH_CHECK(error == 0, "sgdr_fused: ", cuda::error_string(error));
   };
   const cuda::Step step = {plan_,
-                           sums_,
-                           updates_,
+                           measured_chunks_,
+                           updated_chunks_,
                            ticket_,
                            numbers_.data(),
                            guards_.grads().data(),
                            address_of(scaling.grad_scale),
                            address_of(scaling.found_inf)};
-  if (plan_.clipping.norm != nullptr) {
-    check(cuda::measure(step, launches_, stream.stream()));
-    check_norm(scaling.found_inf);
+  if ((parts & kMeasureGrads) != 0 && grad_sums_.defined()) {
+    check(cuda::measure_grads(step, launches_, stream.stream()));
   }
-  if (measures_) check(cuda::measure_tensors(algorithm_, step, launches_, stream.stream()));
+  if ((parts & kMeasureParams) != 0 && measures_params_) {
+    check(cuda::measure_params(algorithm_, step, launches_, stream.stream()));
+  }
+  if ((parts & kUpdate) == 0) return false;
+  if (clipping_.raises) check_norm(scaling.found_inf);
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
   return true;  // or so it seems: only the device knows
 }
@@ -168,7 +180,7 @@ bool OptimizerPlan::run_cuda(const Scaling& scaling) {
 void OptimizerPlan::copy_to_device() {
   TORCH_CHECK(false, "sgdr_fused: the extension was built without CUDA");
 }
-bool OptimizerPlan::run_cuda(const Scaling&) {
+bool OptimizerPlan::run_cuda(unsigned, const Scaling&) {
   return false;  // not reached
 }
 

@@ -1,6 +1,9 @@
 // Builds a plan; see plan.h.
 #include "plan/plan.h"
 
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -35,7 +38,7 @@ int index_of(AlgorithmList<Algorithms...>, const std::string& name) {
 }
 
 template <class... Algorithms>
-bool measures(AlgorithmList<Algorithms...>, int algorithm) {
+bool measures_params(AlgorithmList<Algorithms...>, int algorithm) {
   int index = 0;
   return ((index++ == algorithm && kMeasures<Algorithms>) || ...);
 }
@@ -48,7 +51,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                              const std::optional<AverageSpec>& average,
                              std::optional<uint64_t> rounding_seed, ClippingSpec clipping)
     : algorithm_(index_of(AllAlgorithms{}, algorithm)),
-      measures_(measures(AllAlgorithms{}, algorithm_)),
+      measures_params_(measures_params(AllAlgorithms{}, algorithm_)),
       on_gpu_(backend != "cpu"),
       clock_(std::move(clock)),
       clipping_(std::move(clipping)) {
@@ -76,22 +79,20 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
                 average->count.mutable_data_ptr<int64_t>()};
     guards_.add(average->count);
   }
-  if (measures_ || clipping_.norm.defined()) chunks_ = chunks_in(kChunk);
+  if (measures_params_ || clipping_.norm.defined()) chunks_ = chunks_in(kChunk);
   Clipping clips = {};
   clips.is_on = std::isfinite(clipping_.max_value) || clipping_.max_norm >= 0.0;
   clips.max_value = clipping_.max_value;
   clips.max_norm = clipping_.max_norm;
   if (clipping_.norm.defined()) {
-    chunk_norms_.resize(chunks_.size());
+    chunk_grad_sums_.resize(chunks_.size());
     clips.norm = clipping_.norm.mutable_data_ptr<double>();
     guards_.add(clipping_.norm);
-    clips.nonfinite = &nonfinite_;
-    clips.chunks = chunk_norms_.data();
+    clips.chunks = chunk_grad_sums_.data();
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
   }
-  if (measures_) {
+  if (measures_params_) {
     chunk_squares_.resize(chunks_.size());
-    tensor_squares_.resize(tensors_.size());
   }
   if (clipping_.skipped.defined()) {
     clips.skipped = clipping_.skipped.mutable_data_ptr<int64_t>();
@@ -109,11 +110,23 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
            rounding_seed.has_value(),
            rounding_seed.value_or(0),
            clips,
-           {chunk_squares_.data(), tensor_squares_.data(), nullptr},
+           {chunk_squares_.data(), nullptr, nullptr},
            clock_.mutable_data_ptr<int64_t>(),
            nullptr,
            {}};
-  if (on_gpu_) copy_to_device();
+  const c10::InferenceMode off(false);  // its tensors could not be written outside of it
+  on_gpu_ ? copy_to_device() : make_sums();
+}
+
+void OptimizerPlan::make_sums() {
+  if (clipping_.norm.defined()) {
+    grad_sums_ = at::zeros({2}, at::kDouble);
+    plan_.clipping.sums = reinterpret_cast<GradSums*>(grad_sums_.mutable_data_ptr<double>());
+  }
+  if (measures_params_) {
+    param_sums_ = at::zeros({static_cast<int64_t>(tensors_.size()), 2}, at::kDouble);
+    plan_.param_norms.tensors = reinterpret_cast<Squares*>(param_sums_.mutable_data_ptr<double>());
+  }
 }
 
 // A schedule that serves many groups is copied once, since its table may be long.
@@ -179,7 +192,13 @@ void OptimizerPlan::add_tensor(const ParamSpec& spec) {
   }
   const Dtype dtype = dtype_of(spec.memory);
   tensor.grad_dtype = spec.grad.defined() ? dtype_of(spec.grad) : dtype;
-  dtypes_.push_back({dtype, spec.states.empty() ? dtype : dtype_of(spec.states[0])});
+  StorageTypes types = {dtype, {}};
+  for (size_t k = 0; k < kMaxStates; ++k) {
+    types.states[k] = spec.states.empty()      ? dtype
+                      : k < spec.states.size() ? dtype_of(spec.states[k])
+                                               : types.states[0];
+  }
+  types_.push_back(types);
   active_.push_back(spec.active);
   tensors_.push_back(tensor);
 }

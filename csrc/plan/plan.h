@@ -23,6 +23,15 @@ inline const float* address_of(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
 }
 
+// The parts of a step, in their order. Something may stand between the calls that take them, such
+// as a sum over processes of what was measured: on the same stream, without a wait of the host.
+enum StepParts : unsigned {
+  kMeasureGrads = 1,   // grad_sums()
+  kMeasureParams = 2,  // param_sums(); it reads grad_sums(), since it measures clipped gradients
+  kUpdate = 4,         // it reads both sums
+  kWholeStep = kMeasureGrads | kMeasureParams | kUpdate,
+};
+
 // Built by Python, which has validated everything; valid() then tells cheaply whether all that the
 // plan was made from is still what it was. It keeps alive what it uses, but for the parameters and
 // gradients, of which an optimizer is to hold no more than Python's lists do: see step_call.h.
@@ -40,8 +49,14 @@ class OptimizerPlan {
   void check(const Scaling& scaling) const;
   // Keeps alive all that the step will use.
   void hold(Held& held) const { guards_.hold(held); }
-  // Takes the step with the gradients that valid() collected.
-  void run(const Scaling& scaling);
+  // Takes these parts of the step, with the gradients that valid() collected.
+  void run(unsigned parts, const Scaling& scaling);
+  // What is measured, on the plan's device: float64, (the sum of the squares of all gradients; 0,
+  // or another number where one of them is not finite), and for each tensor in the plan's order
+  // (the sum of the squares of the parameter, that of its direction). Undefined: nothing is
+  // measured.
+  const at::Tensor& grad_sums() const { return grad_sums_; }
+  const at::Tensor& param_sums() const { return param_sums_; }
   // Recomputes the displays from the clock.
   void show();
   void set_number(int64_t group, int64_t hyper, double value);
@@ -67,18 +82,19 @@ class OptimizerPlan {
   int64_t num_chunks_of(size_t tensor, int size) const;
   std::vector<Chunk> chunks_in(int size) const;
   int32_t add_layout(const ParamSpec& spec);
+  void make_sums();  // on the CPU
   void copy_to_device();
-  bool run_cpu(const Scaling& scaling);
-  bool run_cuda(const Scaling& scaling);
+  bool run_cpu(unsigned parts, const Scaling& scaling);
+  bool run_cuda(unsigned parts, const Scaling& scaling);
   void check_norm(const at::Tensor& found_inf) const;
   void record_use(void* stream);
 
   int algorithm_;
-  bool measures_;  // the algorithm does
+  bool measures_params_;  // the algorithm does
   bool on_gpu_;
   at::Tensor clock_;
   ClippingSpec clipping_;
-  std::vector<DtypePair> dtypes_;  // in the order of tensors_, as the next
+  std::vector<StorageTypes> types_;  // in the order of tensors_, as the next
   std::vector<bool> active_;
   Guards guards_;
   std::vector<double> numbers_;
@@ -95,14 +111,14 @@ class OptimizerPlan {
   std::vector<double> value_table_;
   std::vector<Display> displays_;
   std::vector<Chunk> chunks_;
-  std::vector<ChunkNorm> chunk_norms_;
-  std::vector<Squares> chunk_squares_, tensor_squares_;
-  bool nonfinite_ = false;
-  Plan plan_;  // points into the vectors above, or into device_memory_
+  std::vector<ChunkGradSums> chunk_grad_sums_;
+  std::vector<Squares> chunk_squares_;
+  at::Tensor grad_sums_, param_sums_;  // GradSums; Squares of each tensor
+  PlanView plan_;                      // points into the vectors above, or into device_memory_
 
   at::Tensor device_memory_;
   std::vector<cuda::Launch> launches_;
-  cuda::Table sums_ = {}, updates_ = {};
+  cuda::Table measured_chunks_ = {}, updated_chunks_ = {};
   uint32_t* ticket_ = nullptr;
   std::vector<void*> streams_;  // that the plan's memory is known to be used on
 };

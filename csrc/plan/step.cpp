@@ -1,4 +1,4 @@
-// A plan's steps, and those of the CPU in full; see plan.h.
+// How a plan takes a step, and all that this is on the CPU; see plan.h.
 #include <ATen/Parallel.h>
 
 #include <cmath>
@@ -28,12 +28,12 @@ void OptimizerPlan::set_number(int64_t group, int64_t hyper, double value) {
   numbers_.at(group * kMaxHypers + hyper) = value;
 }
 
-void OptimizerPlan::run(const Scaling& scaling) {
-  const bool taken = on_gpu_ ? run_cuda(scaling) : run_cpu(scaling);
-  if (taken) guards_.bump_versions(scaling.grad_scale.defined());
+void OptimizerPlan::run(unsigned parts, const Scaling& scaling) {
+  const bool updated = on_gpu_ ? run_cuda(parts, scaling) : run_cpu(parts, scaling);
+  if (updated) guards_.bump_versions(scaling.grad_scale.defined());
 }
 
-bool OptimizerPlan::run_cpu(const Scaling& scaling) {
+bool OptimizerPlan::run_cpu(unsigned parts, const Scaling& scaling) {
   cpu::Step step = {plan_,
                     numbers_.data(),
                     static_cast<int32_t>(groups_.size()),
@@ -48,7 +48,7 @@ bool OptimizerPlan::run_cpu(const Scaling& scaling) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const bool averages = step.average_weight != 0.0 && tensors_[i].average != nullptr;
     if (grads[i] != nullptr || averages) {
-      step.items.push_back({static_cast<int32_t>(i), dtypes_[i], grads[i]});
+      step.items.push_back({static_cast<int32_t>(i), types_[i], grads[i]});
     }
   }
   const cpu::Threads threads = {[] { return static_cast<int64_t>(at::get_num_threads()); },
@@ -57,21 +57,21 @@ bool OptimizerPlan::run_cpu(const Scaling& scaling) {
                                     for (int64_t call = first; call < last; ++call) body(call);
                                   });
                                 }};
-  if (plan_.clipping.norm != nullptr) {
-    cpu::measure(step, threads);
-    check_norm(scaling.found_inf);
-  }
-  if (measures_) cpu::measure_tensors(algorithm_, step, threads);
+  if ((parts & kMeasureGrads) != 0 && grad_sums_.defined()) cpu::measure_grads(step, threads);
+  if ((parts & kMeasureParams) != 0 && measures_params_)
+    cpu::measure_params(algorithm_, step, threads);
+  if ((parts & kUpdate) == 0) return false;
+  if (clipping_.raises) check_norm(scaling.found_inf);
   return cpu::step(algorithm_, step, threads);
 }
 
-// A step that a GradScaler skips is none to raise for.
+// There is no error for a step that a GradScaler skips.
 void OptimizerPlan::check_norm(const at::Tensor& found_inf) const {
-  if (!clipping_.raises) return;
-  const double norm = clipping_.norm.item<double>();
-  const bool skipped = found_inf.defined() && found_inf.item<float>() != 0.0f;
-  TORCH_CHECK(std::isfinite(norm) || skipped, "error_if_nonfinite: the norm of the gradients is ",
-              norm, "; the step was not taken");
+  const double norm = std::sqrt(grad_sums_[0].item<double>());
+  if (std::isfinite(norm) || (found_inf.defined() && found_inf.item<float>() != 0.0f)) return;
+  clipping_.norm.fill_(norm);  // the update, which does not follow, would have written it
+  TORCH_CHECK(false, "error_if_nonfinite: the norm of the gradients is ", norm,
+              "; the step was not taken");
 }
 
 }  // namespace sgdr_fused

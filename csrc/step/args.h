@@ -15,8 +15,8 @@ constexpr int kMaxHypers = 4;
 constexpr int kMaxConstants = 7;
 constexpr int kMaxDims = 8;
 
-// The memory that a step reads and writes for a tensor, by its place in Layout::strides. What is
-// used together stands together: parameter, gradient and states; average and parameter.
+// What a step reads and writes of a tensor. The numbers are places in Layout::strides, where what
+// is used together stands together: parameter, gradient and states; average and parameter.
 enum Operand { kRemainder, kAverage, kParam, kGrad, kFirstState };
 constexpr int kMaxOperands = kFirstState + kMaxStates;
 
@@ -31,7 +31,7 @@ enum class Source : int32_t {
 struct Hyper {
   Source source;
   int32_t num_segments;   // kSchedule
-  int64_t first_segment;  // kSchedule: index into Plan::segments
+  int64_t first_segment;  // kSchedule: index into PlanView::segments
   const void* tensor;     // the tensor sources
 };
 
@@ -40,7 +40,7 @@ struct Group {
   double constants[kMaxConstants];
 };
 
-// Memory of a tensor whose operands do not all lie densely in the same order.
+// Where the elements of a tensor lie whose operands are not all dense in the same order.
 struct Layout {
   int32_t dims;
   int64_t sizes[kMaxDims];
@@ -57,14 +57,14 @@ struct Tensor {
   int64_t numel;
   int32_t num_states;
   int32_t group;
-  int32_t layout;    // index into Plan::layouts; -1: every operand is dense, in the same order
+  int32_t layout;    // index into PlanView::layouts; -1: every operand is dense, in the same order
   int32_t index;     // its place in the optimizer
   Dtype grad_dtype;  // the parameter's, or of 16 bits where that is kFloat32
 };
 
-// What a step does to a tensor's steps and product.
-struct Advance {
-  bool counts;  // else nothing
+// What a step does to a tensor's count of steps, and to the product that goes with it.
+struct StepCountUpdate {
+  bool counts;  // else it does nothing
   double factor;
 };
 
@@ -75,51 +75,63 @@ struct Display {
 };
 
 // On a GPU: the values of the scheduled hyperparameters at one even and at one odd step. A step
-// makes those of the next one beside its update, so that no block waits for them. Whoever changes
-// the clock need not know of it: they are of use at their own steps alone, and depend on nothing
-// else.
+// makes those of the next one beside its update, so that no block waits for them. Who changes the
+// clock need not know of them: values are used at their own step alone, and depend on nothing else.
 constexpr int64_t kNoStep = INT64_MIN;
-struct Ahead {
-  int64_t* steps;  // which two; kNoStep: there are no values yet
-  double* values;  // num_hypers() of the even one, then of the odd one
+struct NextStepValues {
+  int64_t* steps;  // which two steps; kNoStep: there are no values yet
+  double* values;  // num_hypers() values of the even step, then of the odd one
 };
 
-// The running average of each parameter: of all its values at the steps that count, or exponential.
+// The running average of each parameter: the mean of its values at the steps that count, or an
+// exponential average.
 struct Average {
-  Hyper weight;   // of a step's values in an exponential average; of a mean: 0 where a step does
-                  // not count, else 1
+  Hyper weight;  // of a step's values in an exponential average; of a mean: 0 where a step does not
+                 // count, else 1
   double number;  // the weight where it is a number; 0: there are no averages
   bool is_mean;
   int64_t* count;  // how many steps have counted
 };
 
-// Of the gradients of a chunk at this step.
-struct ChunkNorm {
-  double squares;  // the sum
+// What is measured of the gradients of one chunk.
+struct ChunkGradSums {
+  double squares;  // the sum of their squares
   bool nonfinite;  // one of them is not finite
 };
 
+// What is measured of all gradients together. These are sums, not the norm itself, so that those of
+// several processes can be added up between the measuring and the update, which alone makes
+// anything of them.
+struct GradSums {
+  double squares;    // the sum of the squares of the gradients, clamped if they are to be
+  double nonfinite;  // any number but 0: a gradient of this step is not finite
+};
+
+static_assert(sizeof(GradSums) == 2 * sizeof(double) && sizeof(Squares) == 2 * sizeof(double));
+
 // What is done to gradients before the update, and with a step whose gradients are not finite.
 struct Clipping {
-  bool is_on;         // gradients are clamped or scaled down
-  double max_value;   // elements are clamped to [-max_value, max_value]
-  double max_norm;    // of all gradients together; negative: not limited
-  double* norm;       // of this step's gradients, clamped if they are; null: nothing is measured
-  int64_t* skipped;   // steps skipped so far; null: a step is taken whatever its gradients are
-  bool* nonfinite;    // whether a gradient of this step is not finite
-  ChunkNorm* chunks;  // in the order of the chunk table
+  bool is_on;             // gradients are clamped or scaled down
+  double max_value;       // elements are clamped to [-max_value, max_value]
+  double max_norm;        // of all gradients together; negative: not limited
+  GradSums* sums;         // of this step; null: nothing is measured
+  double* norm;           // for the user, written by the update; null where nothing is measured
+  int64_t* skipped;       // steps skipped so far; null: a step is taken whatever its gradients are
+  ChunkGradSums* chunks;  // in the order of the chunk table
   int64_t num_chunks;
 };
 
-// What a step measures of each parameter, if its algorithm does.
-struct Measures {
+// What is measured of each parameter, if the algorithm has rates of each parameter's own. These are
+// sums too, of which the update makes norms.
+struct ParamNorms {
   Squares* chunks;    // in the order of the chunk table
-  Squares* tensors;   // in that of Plan::tensors
+  Squares* tensors;   // in the order of PlanView::tensors
   uint32_t* tickets;  // on a GPU, per tensor
 };
 
-// What stays the same from step to step. On a GPU the pointers are the device's.
-struct Plan {
+// A plan as the kernels see it: plain data that stays the same from step to step. On a GPU the
+// pointers are the device's.
+struct PlanView {
   const Tensor* tensors;
   const Group* groups;
   const Layout* layouts;
@@ -129,25 +141,27 @@ struct Plan {
   int32_t num_displays;
   int32_t num_groups;
   Average average;
-  bool rounds_by_lot;  // what is stored in BFloat16
-  uint64_t seed;       // of the lots
+  bool rounds_randomly;  // of what is stored in BFloat16
+  uint64_t seed;         // of the random rounding
   Clipping clipping;
-  Measures measures;
-  int64_t* clock;     // steps taken
-  Advance* advances;  // on a GPU, per tensor: of the step under way
-  Ahead ahead;        // on a GPU
+  ParamNorms param_norms;
+  int64_t* clock;                  // steps taken
+  StepCountUpdate* count_updates;  // on a GPU, for each tensor: of the step under way
+  NextStepValues next_values;      // on a GPU
 };
 
-// A plan's hyperparameters by number: the groups', one group after the other, and the averages'
-// weight.
-SGDR_HOST_DEVICE int32_t num_hypers(const Plan& plan) { return plan.num_groups * kMaxHypers + 1; }
-SGDR_HOST_DEVICE const Hyper& hyper_of(const Plan& plan, int32_t number) {
+// A plan's hyperparameters by number: those of the groups, one group after the other, and then the
+// weight of the averages.
+SGDR_HOST_DEVICE int32_t num_hypers(const PlanView& plan) {
+  return plan.num_groups * kMaxHypers + 1;
+}
+SGDR_HOST_DEVICE const Hyper& hyper_of(const PlanView& plan, int32_t number) {
   const int32_t group = number / kMaxHypers;
   return group < plan.num_groups ? plan.groups[group].hypers[number % kMaxHypers]
                                  : plan.average.weight;
 }
 
-SGDR_HOST_DEVICE double hyper_value(const Plan& plan, const Hyper& hyper, double number,
+SGDR_HOST_DEVICE double hyper_value(const PlanView& plan, const Hyper& hyper, double number,
                                     int64_t clock) {
   switch (hyper.source) {
     case Source::kNumber:
@@ -171,7 +185,7 @@ SGDR_HOST_DEVICE double average_weight(const Average& average, double weight) {
   return average.is_mean || count == 0.0 ? 1.0 / (count + 1.0) : weight;
 }
 
-SGDR_HOST_DEVICE void show(const Plan& plan, const Display& display, int64_t clock) {
+SGDR_HOST_DEVICE void show(const PlanView& plan, const Display& display, int64_t clock) {
   *display.value = hyper_value(plan, hyper_of(plan, display.hyper), 0.0, clock);
 }
 

@@ -1,5 +1,5 @@
-// What becomes of a gradient before the update, and how a norm is summed up: the only place for
-// either's math.
+// What becomes of a gradient before the update, and how squares are added up: the only place for
+// the math of both.
 #pragma once
 
 #include <cmath>
@@ -8,22 +8,23 @@
 
 namespace sgdr_fused {
 
-// A sum over a chunk is made of so many partial ones: element i is added to number i % kLanes, in
-// order; then the upper half of them is added to the lower until one is left. So the bits do not
-// depend on how many threads, or vectors of which length, do the work, nor on where memory begins.
-// Eight to a thread of a GPU's block, so that it loads 128 bits of any type.
-constexpr int kLanes = 2048;
+// A sum over a chunk is made of so many partial sums: element i is added to number i %
+// kPartialSums, in order; then the upper half of them is added to the lower until one is left. So
+// the bits do not depend on how many threads, or vectors of which length, do the work, nor on where
+// memory begins. A thread of a GPU's block has eight of them, so that it loads 128 bits of any
+// type.
+constexpr int kPartialSums = 2048;
 
 // Where two sums are made at once, neighbours are added first: pair i of elements is added to
-// number i % kPairLanes. So a thread of a GPU has the registers for both.
-constexpr int kPairLanes = kLanes / 2;
+// number i % kPairSums. So a thread of a GPU has the registers for both.
+constexpr int kPairSums = kPartialSums / 2;
 
-// So many of at most `most` lanes that `count` summands reach them all. The others would add
+// So many of at most `most` partial sums that `count` summands reach them all. The others would add
 // nothing but zeros.
-SGDR_HOST_DEVICE int num_lanes(int most, int64_t count) {
-  int lanes = most;
-  while (lanes > 1 && lanes / 2 >= count) lanes /= 2;
-  return lanes;
+SGDR_HOST_DEVICE int num_partial_sums(int most, int64_t count) {
+  int partial_sums = most;
+  while (partial_sums > 1 && partial_sums / 2 >= count) partial_sums /= 2;
+  return partial_sums;
 }
 
 template <class T>
@@ -35,7 +36,7 @@ SGDR_HOST_DEVICE T clamped(T grad, T max_value) {
 // torch.nn.utils.clip_grad_norm_'s factor, with its 1e-6; a NaN where the norm is one.
 SGDR_HOST_DEVICE double clip_coefficient(const Clipping& clipping) {
   if (clipping.max_norm < 0.0) return 1.0;
-  const double coefficient = clipping.max_norm / (*clipping.norm + 1e-6);
+  const double coefficient = clipping.max_norm / (sqrt(clipping.sums->squares) + 1e-6);
   return coefficient > 1.0 ? 1.0 : coefficient;
 }
 
@@ -43,14 +44,34 @@ SGDR_HOST_DEVICE double clip_coefficient(const Clipping& clipping) {
 // but 0 means yes: two devices that overflowed add up to 2.
 SGDR_HOST_DEVICE bool skips(const Clipping& clipping, const float* found_inf) {
   return (found_inf != nullptr && *found_inf != 0.0f) ||
-         (clipping.skipped != nullptr && *clipping.nonfinite);
+         (clipping.skipped != nullptr && clipping.sums->nonfinite != 0.0);
 }
 
-// 1 / x where that is exact, as for every power of 2 but the outermost: then multiplying by it
-// gives the bits of the division, and takes a fraction of the time. Else 0.
+// 1 / x where that is exact, as it is for every power of 2 but the outermost ones; else 0. To
+// multiply by an exact inverse gives the bits of the division, and takes a fraction of the time.
 SGDR_HOST_DEVICE float exact_inverse(float x) {
   const uint32_t bits = bits_of(x), exponent = bits >> 23 & 0xffu;
   return (bits & 0x7fffffu) == 0 && exponent > 0 && exponent < 254 ? 1.0f / x : 0.0f;
+}
+
+// What becomes of a gradient before the update reads it.
+struct GradChanges {
+  bool unscales;  // it is divided by a GradScaler's scale, and written back, as torch does
+  bool clips;     // it is clamped and scaled down, for the update alone
+};
+SGDR_HOST_DEVICE GradChanges grad_changes(const Clipping& clipping, const float* grad_scale) {
+  return {grad_scale != nullptr, clipping.is_on};
+}
+
+// The numbers that the changes are made with.
+template <class T>
+struct GradFactors {
+  T scale, max_value, coefficient;
+};
+template <class T>
+SGDR_HOST_DEVICE GradFactors<T> grad_factors(const Clipping& clipping, const float* grad_scale) {
+  return {grad_scale == nullptr ? T(1) : static_cast<T>(*grad_scale),
+          static_cast<T>(clipping.max_value), static_cast<T>(clip_coefficient(clipping))};
 }
 
 // What a gradient adds to the sum.
@@ -67,7 +88,7 @@ struct Square {
     return inverse != T(0) ? grad * inverse : grad / scale;
   }
 
-  // In double: the square of a float neither overflows nor underflows.
+  // It is computed in double, where the square of a float neither overflows nor underflows.
   SGDR_HOST_DEVICE double operator()(T grad, int& nonfinite) const {
     const T value = unscaled(grad);
     nonfinite |= !(value - value == T(0));
@@ -76,12 +97,11 @@ struct Square {
   }
 };
 
-// What the norm's pass leaves behind, by one thread.
-SGDR_HOST_DEVICE void finish_measure(const Clipping& clipping, double squares, bool nonfinite,
-                                     const float* found_inf) {
-  *clipping.norm = sqrt(squares);
-  *clipping.nonfinite = nonfinite;
-  if (clipping.skipped != nullptr && skips(clipping, found_inf)) ++*clipping.skipped;
+// What the user reads of a step's clipping. One thread of the update writes it, also where the step
+// is skipped.
+SGDR_HOST_DEVICE void report_clipping(const Clipping& clipping, bool is_skipped) {
+  if (clipping.norm != nullptr) *clipping.norm = sqrt(clipping.sums->squares);
+  if (clipping.skipped != nullptr && is_skipped) ++*clipping.skipped;
 }
 
 }  // namespace sgdr_fused

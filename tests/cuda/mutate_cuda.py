@@ -29,14 +29,16 @@ from mutated_checkout import REPORT, ROOT, copy_checkout, failed_assertion, prep
 STEP = "csrc/step/fused_step.h"
 KERNEL = "csrc/cuda/fused_step.cu"
 DENSE = "csrc/cuda/update_dense.cuh"
-MEASURE = "csrc/cuda/measure.cu"
-LANES = "csrc/cuda/lanes.cuh"
-TENSORS = "csrc/cuda/measure_tensors.cu"
-SQUARES = "csrc/cuda/measure_dense.cuh"
+MEASURE = "csrc/cuda/measure_grads.cu"
+PARTIAL_SUMS = "csrc/cuda/partial_sums.cuh"
+TENSORS = "csrc/cuda/measure_params.cu"
+SQUARES = "csrc/cuda/measure_params_dense.cuh"
 WORK = "csrc/cuda/work.cuh"
 ELEMENT = "csrc/cuda/update_element.cuh"
 ARGUMENTS = "csrc/cuda/arguments.cuh"
 GRADIENT = "csrc/cuda/gradient.cuh"
+STATES = "csrc/cuda/state_storage.cuh"
+CLIPPING = "csrc/step/clipping.h"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,7 @@ MUTATIONS = (
         tests="narrow_gradients",
         places=2,
     ),
-    Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", DENSE),
+    Mutation("states: swapped", "load_whole(chunk.states[k]", "load_whole(chunk.states[kStates - 1 - k]", STATES),
     Mutation("states: one too few", "(work.tensor.num_states < kStates)", "(work.tensor.num_states <= kStates)"),
     Mutation("chunk: wrong base", "(chunk.index) * size;", "(chunk.index) * (size - 4);", STEP),
     Mutation("chunk: 32 bits", "static_cast<int64_t>(chunk.index) *", "static_cast<uint32_t>(chunk.index) *", STEP),
@@ -138,15 +140,15 @@ MUTATIONS = (
     ),
     Mutation(
         "ahead: whatever step it was made for",
-        "plan.ahead.steps[step & 1] == step;",
-        "plan.ahead.steps[step & 1] != kNoStep;",
+        "plan.next_values.steps[step & 1] == step;",
+        "plan.next_values.steps[step & 1] != kNoStep;",
         WORK,
         tests="schedules_in_steps",
     ),
     Mutation(
         "ahead: only what the first block makes",
-        "blockIdx.x * kAheadPerBlock +",
-        "0 * kAheadPerBlock +",
+        "blockIdx.x * kNextValuesPerBlock +",
+        "0 * kNextValuesPerBlock +",
         WORK,
         tests="groups",
     ),
@@ -167,14 +169,16 @@ MUTATIONS = (
     ),
     Mutation(
         "counts: a product that no step advances",
-        "*tensor.product *= advance.factor",
+        "*tensor.product *= update.factor",
         "*tensor.product *= 1.0",
         STEP,
         tests="groups",
     ),
-    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) return;", "", tests="amp"),
+    Mutation("skip: ignored", "if (is_skipped) return;", "", tests="amp"),
     Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT, tests="clipping"),
-    Mutation("clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", WORK, tests="clipping"),
+    Mutation(
+        "clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", CLIPPING, tests="clipping"
+    ),
     Mutation(
         "norm: the last element is left out",
         "i < count; i += kThreads",
@@ -183,7 +187,11 @@ MUTATIONS = (
         tests="nonfinite",
     ),
     Mutation(
-        "norm: every second row is left out", "row += kLanes) {", "row += 2 * kLanes) {", MEASURE, tests="nonfinite"
+        "norm: every second row is left out",
+        "row += kPartialSums) {",
+        "row += 2 * kPartialSums) {",
+        MEASURE,
+        tests="nonfinite",
     ),
     Mutation(
         "norm: the sum of another chunk",
@@ -192,7 +200,12 @@ MUTATIONS = (
         MEASURE,
         tests="nonfinite",
     ),
-    Mutation("norm: another order", "lanes[i] += lanes[half + i]", "lanes[i] += lanes[2 * half - 1 - i]", LANES),
+    Mutation(
+        "norm: another order",
+        "partial_sums[i] += partial_sums[half + i]",
+        "partial_sums[i] += partial_sums[2 * half - 1 - i]",
+        PARTIAL_SUMS,
+    ),
     Mutation(
         "norm: what the first thread saw", "  nonfinite = __syncthreads_or(nonfinite);", "", MEASURE, tests="nonfinite"
     ),
@@ -201,7 +214,10 @@ MUTATIONS = (
     Mutation("squares: the sums of another chunk", "chunks[work.chunk.index] =", "chunks[0] =", TENSORS),
     Mutation("squares: a ticket for all tensors", "tickets + work.chunk.tensor", "tickets + 0", TENSORS),
     Mutation(
-        "squares: only the first chunk", "add_chunks(chunks, count, lanes)", "add_chunks(chunks, 1, lanes)", TENSORS
+        "squares: only the first chunk",
+        "add_chunks(chunks, count, partial_sums)",
+        "add_chunks(chunks, 1, partial_sums)",
+        TENSORS,
     ),
     Mutation(
         "squares: the last element is left out", "i < count && i < first + 2", "i + 1 < count && i < first + 2", SQUARES

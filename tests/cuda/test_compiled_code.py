@@ -40,7 +40,7 @@ def steps(kernels: list[Kernel]) -> list[Kernel]:
 
 @pytest.fixture(scope="module")
 def measuring(kernels: list[Kernel]) -> list[Kernel]:
-    return [kernel for kernel in kernels if kernel.kind == "measure_tensors"]
+    return [kernel for kernel in kernels if kernel.kind == "measure_params"]
 
 
 def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel], measuring: list[Kernel]) -> None:
@@ -53,7 +53,7 @@ def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel],
         found = {(k.algorithm, k.param, k.state) for k in measuring if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in MEASURED for pair in pairs[algorithm]}
         others = {(k.kind, k.param) for k in kernels if k.architecture == architecture and k.algorithm is None}
-        assert others == {("show", ""), *(("measure", name) for name in TYPES)}
+        assert others == {("show", ""), *(("measure_grads", name) for name in TYPES)}
 
 
 def test_no_local_memory(kernels: list[Kernel]) -> None:
@@ -111,7 +111,7 @@ def test_measuring_loops_load_vectors_and_nothing_else(measuring: list[Kernel]) 
 def test_the_norms_loop_loads_128_bits_and_nothing_else(kernels: list[Kernel]) -> None:
     """Two rows of 2,048 gradients, eight of each to a thread; one loop for each type that they may have."""
     for kernel in kernels:
-        if kernel.kind == "measure":
+        if kernel.kind == "measure_grads":
             loads = [2 * 8 * TYPES[kernel.param] // 16] + ([2, 2] if kernel.param == "float" else [])
             found = sorted(kernel.steady_loops, key=lambda loop: loop["LDG.128"], reverse=True)
             assert found == [{"LDG.128": n} for n in loads], kernel.id

@@ -30,7 +30,7 @@ def cuobjdump() -> str | None:
 class Kernel:
     """One kernel for one architecture. `algorithm` is None where it is the same for all."""
 
-    kind: str  # step, measure, measure_tensors or show
+    kind: str  # step, measure_grads, measure_params or show
     architecture: str
     algorithm: str | None
     param: str
@@ -168,12 +168,12 @@ def _kernel(
         return types.get(text) or re.sub(r"^NS_\d+|E$", "", text)
 
     rest = (registers, local_bytes, instructions)
-    templated = r"(fused_step|measure_tensors)_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E"
+    templated = r"(fused_step|measure_params)_kernelINS_\d+(\w+?)E(f|d|NS_\d+\w+?E)(f|d|NS_\d+\w+?E|S\w*_)Li(\d+)E"
     if m := re.search(templated, mangled):
         param = type_of(m[3])
         state = param if m[4].startswith("S") else type_of(m[4])  # S4_ and the like: the same type again
         return Kernel(m[1].removeprefix("fused_"), architecture, m[2], param, state, int(m[5]), *rest)
-    if m := re.search(r"measure_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
-        return Kernel("measure", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
+    if m := re.search(r"measure_grads_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
+        return Kernel("measure_grads", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
     assert "show_kernel" in mangled, mangled
     return Kernel("show", architecture, None, "", "", 0, *rest)

@@ -38,8 +38,8 @@ def compiled(kernels: list[Kernel]) -> str:
         storage = kernel.param if kernel.param == kernel.state else f"{kernel.param}, states {kernel.state}"
         names = {
             "step": f"{kernel.algorithm}, {storage}",
-            "measure": f"norm of the gradients, {kernel.param}",
-            "measure_tensors": f"{kernel.algorithm}'s norms, {storage}",
+            "measure_grads": f"norm of the gradients, {kernel.param}",
+            "measure_params": f"{kernel.algorithm}'s norms, {storage}",
         }
         name = names.get(kernel.kind, "show (the displayed rates)")
         alike.setdefault((name, kernel.architecture), []).append(kernel)

@@ -1,4 +1,5 @@
-// The norms of each parameter and of its direction, on the CPU. No torch.
+// What is measured of each parameter on the CPU: the squares of its elements and of its direction.
+// No torch.
 #include "cpu/chunks.h"
 #include "cpu/gradients.h"
 #include "cpu/hypers.h"
@@ -7,10 +8,10 @@
 namespace sgdr_fused::cpu {
 namespace {
 
-// Elements that are measured at a time: of those of the parameter and of its direction the squares
-// lie in the first-level cache too, in double.
+// Elements that are measured at a time: so few that their squares, in double, lie in the
+// first-level cache too.
 constexpr int64_t kMeasured = kBlock / 2;
-static_assert(2 * kPairLanes % kMeasured == 0);
+static_assert(2 * kPairSums % kMeasured == 0);
 
 // The squares of elements of which all operands are in T.
 template <class Rule, class T, int kStates>
@@ -33,45 +34,47 @@ struct SquaresLoop {
 };
 
 struct PairsLoop {
-  SGDR_HOST_DEVICE static void run(double* lanes, const double* squares, int64_t pairs) {
+  SGDR_HOST_DEVICE static void run(double* partial_sums, const double* squares, int64_t pairs) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < pairs; ++i) lanes[i] += squares[2 * i] + squares[2 * i + 1];
+    for (int64_t i = 0; i < pairs; ++i) partial_sums[i] += squares[2 * i] + squares[2 * i + 1];
   }
 };
 
 template <class Algorithm, class T>
 Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
-                      const typename Algorithm::Scalars& scalars, const Clip* clip) {
+                      const typename Algorithm::Scalars& scalars, GradChanges changes,
+                      const GradFactors<double>& factors_in_double) {
   constexpr int kStates = Algorithm::kMeasuredStates;
   static_assert(kStates <= 2);
   using Rule = typename Algorithm::template Rule<T, kStates>;
   const Rule rule(scalars);
-  const Treatment<T> treatment(step.grad_scale, clip);
+  const GradFactors<T> factors = factors_in<T>(factors_in_double);
   const Tensor& tensor = step.plan.tensors[chunk.tensor];
   const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
-  const Memory param = {tensor.param, item.dtypes.param, layout, kParam, tensor.remainder, nullptr};
-  const Memory grad = {item.grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};
+  const OperandIO param = {tensor.param, item.types.param, layout,
+                           kParam,       tensor.remainder, nullptr};
+  const OperandIO grad = {item.grad, tensor.grad_dtype, layout, kGrad, nullptr, nullptr};
   const int64_t begin = first_element(chunk), size = num_elements(chunk, tensor);
 
-  Lanes<kPairLanes> of_param((size + 1) / 2), of_direction((size + 1) / 2);
+  PartialSums<kPairSums> of_param((size + 1) / 2), of_direction((size + 1) / 2);
   alignas(64) T scratch[4][kMeasured];
   alignas(64) double squares[2][kMeasured];
   for (int64_t done = 0; done < size; done += kMeasured) {
     const int64_t count = std::min(kMeasured, size - done), first = begin + done;
     const T* p = fetch(param, first, count, scratch[0]);
     const T* g = fetch(grad, first, count, scratch[1]);
-    if (treatment.unscales) {
-      run<UnscaleLoop<T>>(treatment, scratch[1], g, count);
+    if (changes.unscales) {
+      run<UnscaleLoop<T>>(factors, scratch[1], g, count);
       g = scratch[1];
     }
-    if (treatment.clips) {
-      run<ClipLoop<T>>(treatment, scratch[1], g, count);
+    if (changes.clips) {
+      run<ClipLoop<T>>(factors, scratch[1], g, count);
       g = scratch[1];
     }
     T* states[2] = {};
     for (int k = 0; k < kStates; ++k) {
-      const Memory state = {tensor.states[k], item.dtypes.state, layout,
-                            kFirstState + k,  nullptr,           nullptr};
+      const OperandIO state = {
+          tensor.states[k], item.types.states[k], layout, kFirstState + k, nullptr, nullptr};
       states[k] = fetch(state, first, count, scratch[2 + k]);
     }
     run<SquaresLoop<Rule, T, kStates>>(rule, p, g, states, count, squares[0], squares[1]);
@@ -84,7 +87,7 @@ Squares measure_chunk(const Step& step, const Item& item, const Chunk& chunk,
 
 Squares add_up(const Squares* chunks, int64_t count) {
   if (count == 1) return chunks[0];
-  Lanes<kPairLanes> of_param(count), of_direction(count);
+  PartialSums<kPairSums> of_param(count), of_direction(count);
   for (int64_t i = 0; i < count; ++i) {
     *of_param.of(i) += chunks[i].param;
     *of_direction.of(i) += chunks[i].direction;
@@ -94,9 +97,10 @@ Squares add_up(const Squares* chunks, int64_t count) {
 
 template <class Algorithm>
 void measure_all(const Step& step, const Threads& threads) {
-  const Plan& plan = step.plan;
-  const Measures& measures = plan.measures;
-  const Clip clip = clip_of(plan.clipping);
+  const PlanView& plan = step.plan;
+  const ParamNorms& norms = plan.param_norms;
+  const GradChanges changes = grad_changes(plan.clipping, step.grad_scale);
+  const auto factors = grad_factors<double>(plan.clipping, step.grad_scale);
   const auto hypers = hypers_of_groups(step);
   for_chunks(
       step, threads,
@@ -108,16 +112,15 @@ void measure_all(const Step& step, const Threads& threads) {
         const auto scalars =
             Algorithm::scalars(hypers[tensor.group].data(), plan.groups[tensor.group].constants,
                                param_stats_of<Algorithm>(plan, tensor, item.tensor));
-        const auto measure = item.dtypes.param == Dtype::kFloat64 ? measure_chunk<Algorithm, double>
-                                                                  : measure_chunk<Algorithm, float>;
-        measures.chunks[i] =
-            measure(step, item, step.chunks[i], scalars, plan.clipping.is_on ? &clip : nullptr);
+        const auto measure = item.types.param == Dtype::kFloat64 ? measure_chunk<Algorithm, double>
+                                                                 : measure_chunk<Algorithm, float>;
+        norms.chunks[i] = measure(step, item, step.chunks[i], scalars, changes, factors);
       });
-  // What took no part is added up too, which harms nothing: no update looks at it.
+  // The chunks of a tensor that took no part are added up too. No update reads that sum.
   for (int64_t i = 0; i < step.num_chunks;) {
     const int32_t tensor = step.chunks[i].tensor;
     const int64_t count = num_chunks(plan.tensors[tensor]);
-    measures.tensors[tensor] = add_up(measures.chunks + i, count);
+    norms.tensors[tensor] = add_up(norms.chunks + i, count);
     i += count;
   }
 }
@@ -136,7 +139,7 @@ void dispatch(AlgorithmList<Algorithms...>, int algorithm, const Step& step,
 
 }  // namespace
 
-void measure_tensors(int algorithm, const Step& step, const Threads& threads) {
+void measure_params(int algorithm, const Step& step, const Threads& threads) {
   if (skips(step.plan.clipping, step.found_inf)) return;
   dispatch(AllAlgorithms{}, algorithm, step, threads);
 }
