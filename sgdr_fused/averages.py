@@ -129,7 +129,7 @@ def refreshed_batch_norm(
 
 
 def _some(loader: Iterable[Any]) -> Iterator[Any]:
-    """Its batches. Without any, the statistics would be those of no data."""
+    """The batches of the loader; raises if there are none, because the statistics would be those of no data."""
     empty = True
     for batch in loader:
         empty = False

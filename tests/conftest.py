@@ -2,7 +2,7 @@
 
 SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda: on a GPU, or on one that an emulator pretends, where
 `pretend_gpu` can be imported; or emulated_cuda: the CUDA kernels on the CPU, see emulation/.
-SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
+SGDR_FUSED_BACKEND=reference makes the optimizers run on the reference.
 """
 
 from __future__ import annotations

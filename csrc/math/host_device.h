@@ -1,4 +1,4 @@
-// Marks the functions that host and device compile from the same text.
+// The marker for functions that host and device compile from the same text.
 #pragma once
 
 // Always inline, on the host too: see "One definition per instruction set" in docs/design.md.

@@ -52,7 +52,7 @@ SGDR_HOST_DEVICE float join(Half param, int16_t remainder) {
 struct RandomRounding {
   uint64_t seed;
   int64_t clock;
-  int32_t index;   // the place of the parameter in the optimizer
+  int32_t index;  // the place of the parameter in the optimizer
 };
 
 // Elements that share a key.

@@ -172,7 +172,7 @@ bool OptimizerPlan::run_cuda(unsigned parts, const Scaling& scaling) {
   if ((parts & kUpdate) == 0) return false;
   if (clipping_.raises) check_norm(scaling.found_inf);
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
-  return true;  // or so it seems: only the device knows
+  return true;  // as far as the host can know
 }
 
 #else

@@ -19,8 +19,8 @@ constexpr int kPartialSums = 2048;
 // number i % kPairSums. So a thread of a GPU has the registers for both.
 constexpr int kPairSums = kPartialSums / 2;
 
-// So many of at most `most` partial sums that `count` summands reach them all. The others would add
-// nothing but zeros.
+// The number of partial sums, at most `most`, that `count` summands reach. The others would add
+// only zeros.
 SGDR_HOST_DEVICE int num_partial_sums(int most, int64_t count) {
   int partial_sums = most;
   while (partial_sums > 1 && partial_sums / 2 >= count) partial_sums /= 2;

@@ -80,7 +80,8 @@ inline int update_size(int64_t elements) {
 
 // The tensor is number `index` of the plan's, and its squares, if there are any, were measured.
 template <class Algorithm>
-SGDR_HOST_DEVICE ParamStats param_stats_of(const PlanView& plan, const Tensor& tensor, int32_t index) {
+SGDR_HOST_DEVICE ParamStats param_stats_of(const PlanView& plan, const Tensor& tensor,
+                                           int32_t index) {
   return {tensor.steps == nullptr ? 0.0 : *tensor.steps,
           tensor.product == nullptr ? 1.0 : *tensor.product,
           kMeasures<Algorithm> ? plan.param_norms.tensors[index] : Squares{}};

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from .algorithm import Algorithm
 
-# Every class has these, so they tell nothing.
+# Every class has these entries, so they tell nothing about the class.
 _COMMON = {"self", "params", "options", "lr", "weight_decay"}
 _COMMON |= {"maximize", "foreach", "capturable", "differentiable", "fused"}
 
 
 class Candidate(NamedTuple):
-    """A class of optimizers, as far as a checkpoint can tell.
+    """What a checkpoint can tell of a class of optimizers.
 
     Attributes:
         name: that of the class.
@@ -58,7 +58,7 @@ def check_algorithm(kin: Kin, saved_groups: list[dict[str, Any]]) -> None:
 
 
 def _likeness(each: Candidate, keys: set[str], candidates: list[Candidate]) -> int:
-    """How many entries agree, less those that are in one of the two alone; entries of no class's do not count."""
+    """How many entries agree, less those that only one of the two has. Entries that no class has do not count."""
     known = keys & _all_entries(candidates)
     return len(each.entries & known) - len(each.entries ^ known)
 

@@ -75,7 +75,7 @@ def build(session: Session) -> Built:
 
 
 def _take_over(session: Session, groups: list[Any]) -> None:
-    """Brings in what the user has written past us."""
+    """Fetches what the user has written without our mappings' noticing."""
     param_groups.take_over(session)
     session.let_go_of_aliases()
     for i, group in enumerate(groups):

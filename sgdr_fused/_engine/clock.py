@@ -73,7 +73,7 @@ class Clock(Tensor):
 
 
 def _plainly(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls torch without coming here. Not by a context manager, whose end an interrupt could skip."""
+    """Calls torch past the clock's own methods. A context manager would not do: an interrupt could skip its end."""
     return torch._C._disabled_torch_function_impl(func, (Clock,), args, kwargs)
 
 
@@ -83,7 +83,7 @@ def _data_of(clock: Clock) -> Tensor:
 
 
 def _tell(clocks: list[Clock], before: list[tuple[Clock, Tensor, Tensor]]) -> None:
-    """Refuses what was written to clocks, or has it followed; nothing the second time."""
+    """Refuses what was written to clocks, or makes the displays follow it; a second call does nothing."""
     changed = [clock for clock in clocks if clock._now() != (clock._version_seen, clock._address_seen)]
     refused = next((message for clock in changed if (message := _fault(_data_of(clock)))), None)
     if refused:

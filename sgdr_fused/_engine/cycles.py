@@ -1,4 +1,4 @@
-"""Which cycles an optimizer goes by: those of the first Schedule that stands for a group's learning rate."""
+"""The cycles of an optimizer: those of the first Schedule that stands for a group's learning rate."""
 
 from __future__ import annotations
 

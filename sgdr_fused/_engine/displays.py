@@ -14,7 +14,7 @@ from ..schedules import Schedule
 
 
 class Display:
-    """What such a tensor carries as its attribute ``_display``.
+    """The attribute ``_display`` of such a tensor.
 
     Attributes:
         schedule: what it displays.
@@ -75,7 +75,7 @@ def show(tensor: Tensor, step: int) -> None:
 
 
 def accept_writes(tensor: Tensor) -> None:
-    """Whatever was written in place up to now is no longer held against the display."""
+    """Forgets that the display was written in place: writes up to now are allowed."""
     display = display_of(tensor)
     assert display is not None
     display.version = tensor._version

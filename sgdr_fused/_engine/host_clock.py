@@ -50,7 +50,7 @@ class HostClock:
         self._forgotten = object()  # another each time
 
     def forget(self) -> None:
-        """Notes that the clock is no longer what the host knows."""
+        """Notes that the host no longer knows the clock."""
         self._forgotten = object()
         self._known = None
 

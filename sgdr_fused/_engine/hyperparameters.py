@@ -85,7 +85,7 @@ def _check_form(name: str, value: Any, low: float, high: float) -> None:
 
 
 def _hint(value: Any, name: str) -> str:
-    """What was probably meant."""
+    """A hint at what was probably meant."""
     pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Schedule) for part in value)
     if pair or isinstance(value, OneCycle):
         return "; it gives two, to be unpacked: lr, momentum = OneCycle(...)"

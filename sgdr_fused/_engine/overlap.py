@@ -6,17 +6,17 @@ import math
 
 from torch import Tensor
 
-# So many sums are looked at. What is not decided by then counts as shared.
+# At most this many sums are looked at. Tensors that are not decided by then count as sharing memory.
 _MOST_SUMS = 20_000
 
 
 def has_elements(tensor: Tensor) -> bool:
-    """Whether there is memory that it could share. On the device meta there is none."""
+    """Whether the tensor has memory that it could share. On the device meta there is none."""
     return tensor.numel() > 0 and tensor.device.type != "meta"
 
 
 def span_of(tensor: Tensor) -> tuple[int, int]:
-    """The address of its first byte, and that behind its last one."""
+    """The address of the tensor's first byte, and that behind its last one."""
     begin = tensor.data_ptr()
     return begin, begin + _extent(_bytes_of(tensor)) + 1
 
@@ -33,7 +33,7 @@ def shares_elements(a: Tensor, b: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two indices of it mean one element."""
+    """Whether two indices of the tensor mean one element."""
     dims = sorted((stride, size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1)
     if tensor.numel() == 0:
         return False
@@ -59,7 +59,7 @@ def _extent(dims: list[tuple[int, int]]) -> int:
 
 
 def _merged(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same sums of fewer multiples: a stride that goes on where the one before ends is one with it."""
+    """Merges strides whose sums stay the same: a stride that goes on where the one before ends is merged with it."""
     merged: list[tuple[int, int]] = []
     for stride, count in sorted(dims):
         if stride == 0 or count == 0:
@@ -73,7 +73,7 @@ def _merged(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _is_sum(target: int, dims: list[tuple[int, int]]) -> bool:
-    """Whether it is a sum of multiples of strides, each from 0 to its count times."""
+    """Whether the number is a sum of multiples of the strides, each from 0 to its count times."""
     merged = _merged(dims)
     extents = [_extent(merged[:k]) for k in range(len(merged) + 1)]
     divisors = [math.gcd(*(stride for stride, _ in merged[:k])) for k in range(len(merged) + 1)]

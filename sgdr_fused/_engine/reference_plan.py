@@ -35,7 +35,7 @@ class ReferencePlan:
 
     def __init__(self, session: Session, clock: Tensor, groups: list[GroupSpec], specs: list[ParamSpec]) -> None:
         self.device = clock.device
-        self._session = weakref.ref(session)  # which holds us
+        self._session = weakref.ref(session)  # weak, because the session holds this plan
         self._clock, self._groups, self._specs = clock, groups, specs
         self._numbers: dict[tuple[int, int], float] = {}
 
@@ -45,7 +45,7 @@ class ReferencePlan:
     @torch.no_grad()
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         session = self._session()
-        assert session is not None  # it is what calls us
+        assert session is not None  # it is calling us
         updated = [(spec, memory_of(grad)) for spec in self._specs if (grad := spec.param.grad) is not None]
         unscaled = [_unscaled(spec.memory, grad, grad_scale) for spec, grad in updated]
         clipped = clipping.by_reference(session.options, session.measured, unscaled, self.device, found_inf)

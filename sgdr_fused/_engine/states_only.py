@@ -13,7 +13,7 @@ import sys
 
 
 def asked() -> bool:
-    """Whether that function is what called, over at most eight frames of ours and of those who wrap ``step``."""
+    """Whether that function has called us, through at most eight frames of ours and of wrappers of ``step``."""
     frame = sys._getframe(1)
     for _ in range(8):
         code = frame.f_code

@@ -32,7 +32,7 @@ class Changes:
     __slots__ = ("holder", "numbers", "plan")
 
     def __init__(self, holder: Holder) -> None:
-        self.holder = weakref.ref(holder)  # which holds us
+        self.holder = weakref.ref(holder)  # weak, because the holder holds these changes
         self.plan = object()  # something that a plan is made from
         self.numbers = object()  # only numbers, which a step passes by value
 
@@ -156,7 +156,7 @@ class TrackedDict(dict[Any, Any]):
         self._note()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return dict, (dict(self),)  # copies and pickles are plain
+        return dict, (dict(self),)  # a copy or a pickle is a plain dict
 
     def __copy__(self) -> dict[Any, Any]:
         return dict(self)

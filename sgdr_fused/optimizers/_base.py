@@ -182,7 +182,7 @@ class FusedOptimizer(Optimizer):
         return take_step(self._session, self, closure)
 
     # torch would wrap step() in hooks and a profiler range that cost more than a small model's step.
-    # step() takes that road itself when there is a hook or a profiler.
+    # step() does the same itself when there is a hook or a profiler.
     step.hooked = True  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -27,7 +27,7 @@ class LAMBAlgorithm(Algorithm):
     measures_params = True
     hypers = (Hyper("lr"), Hyper("betas", 0), Hyper("weight_decay"), Hyper("betas", 1))
     constants = ("eps", "maximize", "adapts")
-    family = "adam"  # whose moments these are
+    family = "adam"  # the moments are those of Adam
 
     def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")

@@ -221,7 +221,7 @@ class Schedule:
         return type(self), tuple(self._fields().values())  # not the compiled form
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Schedule:
-        return type(self)(*self._fields().values())  # what it is made of is as immutable
+        return type(self)(*self._fields().values())  # its fields are immutable too
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -233,7 +233,7 @@ class Schedule:
 
     @functools.cached_property
     def _reference(self) -> Callable[[int], float]:
-        """The function of reference.py that is named like the class, with our fields."""
+        """The function of the reference that is named like the class, with our fields."""
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         return functools.partial(
             getattr(reference, name), **{key: _by_reference(value) for key, value in self._fields().items()}

@@ -1,4 +1,4 @@
-"""Cosines that come back to where they started, in a jump or as they went."""
+"""Schedules along cosines that come back to where they started: by a jump, or along the same curve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAST_START = 2**62
 
 
 def _cosine_cycle(t: int, starts: Sequence[int]) -> tuple[int, int, int]:
-    """Where cycles of given starts, and the end of the last one, have step ``t``; the last length repeats."""
+    """The cycle that has step ``t``, among cycles with these starts and this end; the last length repeats."""
     index = bisect.bisect_right(starts, t) - 1
     if index < len(starts) - 1:
         return index, t - starts[index], starts[index + 1] - starts[index]

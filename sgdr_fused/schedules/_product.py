@@ -51,7 +51,7 @@ class Product(Schedule):
                 raise ValueError(f"factors must be at most {_sizes.MAX_SCHEDULES:,}, got {shown(self.factors)}")
         constant, curves, merged = _apart(factors)
         bounds = [curve.upper_bound for curve in curves]
-        # In the reference's order and in the device's, for 0 times what has become infinite is no number.
+        # The order is that of the reference and the device, because 0 times an infinite product is no number.
         products = [constant, math.prod(factor.upper_bound for factor in merged)]
         products += [math.prod([*bounds[:0:-1], bounds[0] * constant])] if bounds else []
         if not all(map(math.isfinite, products)) and not any(map(math.isinf, bounds)):
@@ -104,7 +104,7 @@ def _apart(factors: list[Schedule]) -> tuple[float, list[Schedule], tuple[Schedu
     constants = [factor for factor in factors if isinstance(factor, Constant)]
     curves = [factor for factor in factors if not isinstance(factor, Constant)]
     value = math.prod(constant.value for constant in constants)
-    if len(constants) < 2 or not math.isfinite(value):  # which is refused
+    if len(constants) < 2 or not math.isfinite(value):  # such a product is refused
         return value, curves, tuple(factors)
     place = factors.index(constants[0])
     return value, curves, (*curves[:place], Constant(value), *curves[place:])

@@ -1,4 +1,4 @@
-"""How large a schedule is that is made of others, known before anything is done with it.
+"""The size of a schedule that is made of others, which is known before anything is done with it.
 
 The same schedule may stand in another many times, and again in a third: a few lines of Python or of a file describe
 more segments than there is memory. So each is measured when it is made, from what its parts have measured; what is

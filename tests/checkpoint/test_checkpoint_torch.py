@@ -163,7 +163,7 @@ def test_there_and_back(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ids(c for c in TYPICAL if c.algorithm is not SGD))
 def test_torchs_adam_keeps_our_schedules_and_sets_the_clock(case: Case) -> None:
-    """To the largest step: parameters unfrozen later count fewer."""
+    """The clock becomes the largest step, because parameters that are unfrozen later have counted fewer."""
     _, theirs = pair(case)
     partly_train(theirs, range(5))
     params = [torch.nn.Parameter(p.detach().to(DEVICE)) for p in params_of(theirs)]

@@ -44,7 +44,7 @@ def measuring(kernels: list[Kernel]) -> list[Kernel]:
 
 
 def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel], measuring: list[Kernel]) -> None:
-    """So that none is left out below: each algorithm, each pair of types, at least one size of arguments."""
+    """The tests below leave out no kernel: each algorithm, pair of types and at least one size of arguments is here."""
     for architecture in ARCHITECTURES:
         found = {(k.algorithm, k.param, k.state) for k in steps if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in STATES for pair in PAIRS}
@@ -100,7 +100,7 @@ def test_steady_loops_access_global_memory_by_vectors_and_nothing_else(steps: li
 
 
 def test_measuring_loops_load_vectors_and_nothing_else(measuring: list[Kernel]) -> None:
-    """Of the parameter, its remainder, the gradient and the states that the direction depends on."""
+    """They load the parameter, its remainder, the gradient and the states that the direction depends on."""
     for kernel in measuring:
         expected = vectors(kernel, MEASURED[str(kernel.algorithm)])
         expected["LDG.128"] -= averages_of(kernel)

@@ -60,7 +60,7 @@ class Training:
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "GradScaler"])
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_training_step_in_one_graph(case: Case, scaled: bool) -> None:
-    """With a GradScaler too: nothing waits to know whether a step was skipped, neither it nor the optimizer."""
+    """It works with a GradScaler too: neither it nor the optimizer waits to know whether a step was skipped."""
     steps = 24
 
     def make() -> Training:

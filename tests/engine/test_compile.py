@@ -132,7 +132,7 @@ def test_nothing_is_compiled_anew() -> None:
 
 
 def test_no_frame_of_the_package_is_compiled() -> None:
-    """Not only the step: loading, saving, groups, the clock; each is called as it is."""
+    """The compiler calls not only the step as it is, but also loading, saving, groups and the clock."""
     network = model()
     opt = FusedAdam(network.parameters(), lr=SCHEDULE)
 

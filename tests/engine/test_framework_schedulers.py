@@ -112,7 +112,7 @@ ORDERS = ["step", "unscale step", "unscale clip step", "overflow step", "overflo
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("growth", [1, 2000])
 def test_scaler_in_all_orders(order: str, growth: int) -> None:
-    """With and without unscaling and clipping between, as torch's optimizer; an overflow on the way skips both."""
+    """With and without unscaling and clipping in between, it does what torch's does; an overflow skips both."""
     ends = []
     for make in (torch.optim.SGD, FusedSGD):
         params = make_params(SIZES, torch.float32)

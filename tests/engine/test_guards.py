@@ -89,7 +89,7 @@ def poison_freed_memory() -> None:
 @on_the_cpu
 @pytest.mark.parametrize("name", REACHED)
 def test_storage_that_moves(name: str) -> None:
-    """As a torch.multiprocessing queue does with what is put on it: the same numbers elsewhere."""
+    """A torch.multiprocessing queue does this with what is put on it: the same numbers are elsewhere afterwards."""
     opt, twin = everything(), everything()
     with torch._C.DisableTorchFunctionSubclass():
         move_storage(REACHED[name](opt))

@@ -1,6 +1,6 @@
 """Every form that a hyperparameter takes: number, tensor, Schedule, and changes from one to another.
 
-The oracle is the same optimizer driven by numbers, or reference.py where that would say nothing.
+The oracle is the same optimizer driven by numbers, or the reference where that would say nothing.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ FORMS = [0.03, torch.tensor(0.05, dtype=torch.float64, device=DEVICE), COSINE, T
 @pytest.mark.parametrize("first", FORMS, ids=["number", "tensor", "cosine", "triangle"])
 @pytest.mark.parametrize("case", ids(TYPICAL[1:3]))
 def test_assigned_later(case: Case, first: Any, second: Any) -> None:
-    """From the next step on; a schedule assigned at step 5 is read at 5, not from its own 0."""
+    """It holds from the next step on: a schedule that is assigned at step 5 is read at 5, not from its own 0."""
     switch = 5
     opt = one_group(case, first)
 
@@ -179,7 +179,7 @@ OTHERS = [
     for algorithm in EVERY_ALGORITHM.values()
     for case, name in algorithm.schedulable
 ]
-# Where it is 0, the buffer waits; reference.py is called with the number 0 and leaves it alone.
+# Where it is 0, the buffer waits; the reference is called with the number 0 and leaves it alone.
 OTHERS += [
     pytest.param("momentum", CASE_OF[case], SWITCHED, id=f"{case}-momentum_off_and_on")
     for algorithm in EVERY_ALGORITHM.values()

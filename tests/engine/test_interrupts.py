@@ -174,7 +174,7 @@ def load(setting: Setting) -> None:
 
 
 def loadable(make: Callable[[], Setting]) -> Callable[[], Setting]:
-    """With another's checkpoint at hand, of other steps, rates and states."""
+    """An optimizer, and a checkpoint of another one with other steps, rates and states."""
 
     def both() -> Setting:
         setting, other = make(), make()
@@ -294,7 +294,7 @@ def report(found: list[str]) -> None:
 
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name) for s in SCENARIOS])
 def test_keyboard_interrupt(scenario: Scenario) -> None:
-    """As before the action, or as after it."""
+    """An interrupt leaves what was there before the action, or after it."""
     report(problems(scenario, None, None, LINES))
 
 
@@ -307,5 +307,5 @@ def test_keyboard_interrupt(scenario: Scenario) -> None:
     ],
 )
 def test_handler(scenario: Scenario, handler: str) -> None:
-    """As if the handler had run before the action, or after it."""
+    """The result is as if the handler had run before the action, or after it."""
     report(problems(scenario, handler, HANDLERS[handler], LINES))

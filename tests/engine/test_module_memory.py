@@ -76,7 +76,7 @@ def test_all_is_freed(make: Any, tie: Any) -> None:
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, FusedSGD])
 def test_what_was_taken_out_is_freed_at_once(make: Any) -> None:
-    """Not at the next step, which may not come, or come when memory has run out."""
+    """It does not wait for the next step, which may never come, or come when memory has run out."""
     network = model()
     opt = make(network.parameters(), lr=SCHEDULE if make is FusedSGD else 0.1, momentum=0.9)
     train(network, opt, range(3))

@@ -35,7 +35,7 @@ def _data_replaced(network: Any, opt: Any) -> None:
 
 
 def _data_exchanged(network: Any, opt: Any) -> None:
-    """As of those that evaluate with averages: parameters and copies change places."""
+    """Code that evaluates with averages does this: parameters and copies change places."""
     for p in network.parameters():
         other = p.data * 1.5
         p.data, other = other, p.data
@@ -124,7 +124,7 @@ def _layer_replaced_in_its_group(network: Any, opt: Any) -> None:
 
 
 def _parameter_replaced_with_its_state(network: Any, opt: Any) -> None:
-    """As of those that prune channels: a new parameter takes over the place and the state of another."""
+    """Code that prunes channels does this: a new parameter takes over the place and the state of another."""
     old, new = network[0].weight, nn.Parameter(values((5, 4), 9))
     opt.param_groups[0]["params"][0] = new
     opt.state[new] = opt.state.pop(old)

@@ -56,7 +56,7 @@ def test_overlaps_itself(tensor: Tensor) -> None:
 
 
 def test_large_ones() -> None:
-    """In no time, and exactly, where it would take too long to look at each address."""
+    """The answer is exact and takes no time, where looking at each address would take too long."""
     big = torch.empty(1, dtype=torch.float32).expand(10**9)
     memory = torch.empty(2 * 10**6)
     even, odd = memory[::2], memory[1::2]

@@ -268,7 +268,7 @@ def test_peer_17_float32_state_of_bfloat16_parameters_survives_loading(case: Cas
 
 @pytest.mark.parametrize("case", ids(c for c in TYPICAL if c.algorithm is not SGD))
 def test_peer_18_step_counts_past_two_to_the_24(case: Case) -> None:
-    """From a float32 count, as torch saves it, and as ours."""
+    """The count goes on from float32, as torch saves it, and from our own."""
     params = make_params((5,), torch.float64)
     theirs = case.torch([torch.nn.Parameter(p.detach().cpu()) for p in params], lr=0.05)
     train(theirs, range(1))

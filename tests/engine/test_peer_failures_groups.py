@@ -134,7 +134,7 @@ def test_peer_37_the_users_dict_is_the_group() -> None:
 
 
 def test_peer_37_groups_that_two_optimizers_share() -> None:
-    """In torch they are one dict. So is the clock that a displayed rate goes by: of the last step."""
+    """In torch they share one dict. A displayed rate goes by the clock of the optimizer that stepped last."""
     one = sgd(0.5, momentum=0.0)
     two = FusedSGD(one.param_groups)
     two.param_groups[0]["lr"] = 0.125

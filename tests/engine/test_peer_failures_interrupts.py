@@ -81,7 +81,7 @@ def at_every_line(files: tuple[str, ...], functions: set[str], run: Callable[[],
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="qualified names of code are new in Python 3.11")
 @pytest.mark.parametrize("where", ["restoring", "body"])
 def test_peer_39_range_test(where: str) -> None:
-    """Of the loops over tensors it takes part in few, so that the lines of each are some hundred."""
+    """The trial has few tensors to loop over, so that each part runs through some hundred lines."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(DEVICE)
     loader = [(torch.randn(4, 2), torch.randn(4, 2)) for _ in range(2)]

@@ -201,7 +201,7 @@ def test_one_launch_and_nothing_else(algorithm: str, rate: str, put: Put, scaled
     ],
 )
 def test_launches_of_a_model(algorithm: str, model: Model) -> None:
-    """With a schedule of its own for each group, gradients that are missing, and all others at new addresses.
+    """Each group has a schedule, some gradients are missing, and all others are at new addresses.
 
     With averages too, some of which are taken at the end of the first cycle.
     """
@@ -220,7 +220,7 @@ def test_launches_of_a_model(algorithm: str, model: Model) -> None:
     ids=lambda value: getattr(value, "id", str(value)),
 )
 def test_one_more_launch_for_the_norm(model: Model, options: dict[str, Any], passes: int) -> None:
-    """For each range of tensors, and none where only elements are clamped."""
+    """There is one for each range of tensors, and none if only elements are clamped."""
     check_cost("adam", model, "schedule", some_none, scaled=True, passes=passes, **options)
 
 

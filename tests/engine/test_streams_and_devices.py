@@ -101,7 +101,7 @@ def on_two_devices(case: Case, lr: Any) -> tuple[Any, Any]:
 
 
 def assert_same_values(opt: Any, twin: Any) -> None:
-    """But for the last place of a pow() or sin(), which may move one rounding of each of a dozen steps."""
+    """They may differ by the last place of a pow() or sin(), which may move one rounding in each of a dozen steps."""
     for param, other in zip(params_of(opt), params_of(twin), strict=True):
         torch.testing.assert_close(param.cpu(), other, rtol=2e-6, atol=2e-6)
         for key, value in twin.state[other].items():

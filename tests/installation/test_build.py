@@ -171,7 +171,7 @@ def test_flags_never_change_results() -> None:
 
 
 class TestOpenMP:
-    """By compilers that are scripts: they build what their kind can build."""
+    """The compilers here are scripts that build what their kind can build."""
 
     @pytest.fixture
     def compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:

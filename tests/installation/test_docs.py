@@ -39,7 +39,7 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_language_is_what_it_says(page: Path) -> None:
-    """So no block is left out for how its fence is spelled."""
+    """So no block is left out because its fence is spelled differently."""
     opening = FENCE.findall(page.read_text())[::2]
     assert {fence.strip() for fence in opening} <= {"python", "sh", "diff", "", "text"}, opening
 

@@ -40,7 +40,7 @@ def child(code: str, environment: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    """What it printed; a process that waits for itself is a failure, and ended."""
+    """What the process printed. A process that waits for itself is ended, and that is a failure."""
     try:
         out, errors = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
@@ -266,7 +266,7 @@ class TestInThisProcess:
 
 
 def test_fork_while_another_thread_builds(tmp_path: Path) -> None:
-    """As a DataLoader starts its workers: the thread that holds the lock is not there."""
+    """A DataLoader starts its workers so: the thread that holds the lock does not exist in the child."""
     code = """
         inside, go_on = threading.Event(), threading.Event()
 

@@ -55,7 +55,7 @@ def names(wheel: Path) -> set[str]:
 
 
 def build_wheel(project: Path, out: Path, **environment: str) -> Path:
-    """As `pip install --no-build-isolation .` makes it."""
+    """A wheel as `pip install --no-build-isolation .` makes it."""
     command = [
         sys.executable,
         "-m",
@@ -81,7 +81,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def wheel_without_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As plain `pip install .` makes it: in an environment that has setuptools alone."""
+    """A wheel as plain `pip install .` makes it, in an environment that has only setuptools."""
     folder = tmp_path_factory.mktemp("without_torch")
     python = virtual_environment(folder / "environment", sees_torch=False)
     assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 1

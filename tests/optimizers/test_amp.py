@@ -130,7 +130,7 @@ def test_skipped_step_is_as_if_it_had_not_been(case: Case, after: int, skipped: 
 @pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64, *HALVES]))
 @pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_unscaling_writes_the_gradient_back(case: Case, dtype: torch.dtype) -> None:
-    """As torch's fused step does; and the step is the one that the unscaled gradient would have made."""
+    """torch's fused step does so too; and the step is the one that the unscaled gradient would have made."""
     scaled, plain = (case.fused(make_params((0, 5, 1025), dtype), lr=0.05) for _ in range(2))
     for t in range(4):
         for opt in (scaled, plain):

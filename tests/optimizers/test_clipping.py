@@ -55,7 +55,7 @@ option_ids = pytest.mark.parametrize("options", [pytest.param(o, id="-".join(map
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """For what is so small, threads only wait for each other; a test below is about them."""
+    """Runs these tests with one thread: with so little work, threads only wait. A test below is about threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -194,7 +194,7 @@ def test_kernels_give_the_bits_of_the_cpu(
 @pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
 @pytest.mark.parametrize("case", ids((*TYPICAL, *MEASURING)))
 def test_the_update_is_that_of_clipped_gradients(case: Case, dtype: torch.dtype, options: dict[str, Any]) -> None:
-    """To the bit, and the gradients stay as they are."""
+    """The bits are the same, and the gradients stay as they are."""
     sizes = SOME_SIZES[:-1] if PRETEND else SOME_SIZES
     opt = case.fused(make_params(sizes, dtype), lr=SCHEDULES[0], **options)
     twin = case.fused(make_params(sizes, dtype), lr=SCHEDULES[0])

@@ -57,7 +57,7 @@ def test_cases(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", EVERY)
 def test_states(algorithm: Algorithm) -> None:
-    """As many as are declared, by each case; those whose bytes are counted by name."""
+    """Each case has as many states as are declared; where bytes are counted, the states are those that are named."""
     for id in algorithm.cases:
         opt = CASE_OF[id].fused(make_params((3,)), lr=0.1)
         train(opt, range(1))

@@ -43,7 +43,7 @@ SOME_SIZES = (5, 0, 33, 2049, 16384 + 2049)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """For what is so small, threads only wait for each other; a test below is about them."""
+    """Runs these tests with one thread: with so little work, threads only wait. A test below is about threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ def pythagorean(*elements: float) -> Tensor:
 
 
 def both_of(algorithm: Algorithm, start: Tensor, **options: Any) -> tuple[Any, Any, Any]:
-    """The fused class, the tests' own and reference.py's, from the same start."""
+    """The fused class, the tests' own and the reference's, from the same start."""
     ours, theirs = nn.Parameter(start.clone().to(DEVICE)), nn.Parameter(start.clone())
     return algorithm.fused([ours], **options), algorithm.torch([theirs], **options), start.clone()
 
@@ -77,7 +77,7 @@ def check_steps(algorithm: Algorithm, start: Tensor, steps: list[tuple[Tensor, T
 
 
 def test_two_steps_of_lars_by_hand() -> None:
-    """Of norm 5, then 4: along (6, 8) + (3, 4) / 2, then along (0, -1) + (0, 4) / 2."""
+    """The norms are 5 and 4: the steps go along (6, 8) + (3, 4) / 2 and along (0, -1) + (0, 4) / 2."""
     options = {"lr": 2.0, "momentum": 0.5, "weight_decay": 0.5, "trust_coefficient": 0.25, "eps": 0.5}
     first = 2.0 * 0.25 * 5 / (10 + 0.5 * 5 + 0.5)  # the rate
     p1 = pythagorean(3 - first * 7.5, 4 - first * 10)
@@ -139,7 +139,7 @@ def test_lars_that_does_not_adapt_is_sgd(dtype: torch.dtype, form: Any) -> None:
 
 @pytest.mark.parametrize("case", ids(MEASURING))
 def test_groups_that_adapt_beside_some_that_do_not(case: Case) -> None:
-    """As each in an optimizer of its own; and what is assigned holds from the next step on."""
+    """Each group is updated as in an optimizer of its own, and what is assigned holds from the next step on."""
     sizes = (33, 16384 + 5, 3)
     opt = case.fused(
         [{"params": make_params(sizes, seed=0), "adapts": False}, {"params": make_params(sizes, seed=1)}], lr=0.1
@@ -182,7 +182,7 @@ def test_threads_and_instruction_sets_give_the_same_bits(case: Case, dtype: torc
 
 
 def strided(seed: int) -> nn.Parameter:
-    """Of two chunks."""
+    """A strided tensor of two chunks."""
     return nn.Parameter(values((821, 40), seed, torch.float32).t()[:, 3:])
 
 
@@ -197,7 +197,7 @@ def strided(seed: int) -> nn.Parameter:
 def test_kernels_give_the_bits_of_the_cpu(
     case: Case, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many tensors in several launches, with strides, a scale, missing gradients and groups that do not adapt."""
+    """The tensors need several launches, with strides, a scale, missing gradients and groups that do not adapt."""
     if "state_dtype" in options and dtype not in (torch.bfloat16, torch.float16):
         pytest.skip("for 16 bits")
     results = []

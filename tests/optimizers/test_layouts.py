@@ -48,7 +48,7 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def assert_same(case: Case, actual: Tensor, expected: Tensor) -> None:
-    """To the bit. But a norm is added up in the order of its parameter's memory, and float64 shows the difference."""
+    """The bits are the same. But a norm is added up in the order of its parameter's memory, and float64 shows that."""
     if case.algorithm.per_tensor and actual.dtype == torch.float64:
         torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-15)
     else:

@@ -20,7 +20,7 @@ SIZES = (5, 1025)
 
 @pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"dampening": 0.3}], ids=str)
 def test_they_agree_while_the_rate_is_constant(options: dict[str, Any]) -> None:
-    """But for rounding; the classical buffer is the other one times the rate."""
+    """They agree except for rounding, and the classical buffer is torch's buffer times the rate."""
     opts = [
         FusedSGD(make_params(SIZES, torch.float64), lr=0.05, momentum=0.9, momentum_form=form, **options)
         for form in FORMS

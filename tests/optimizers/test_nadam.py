@@ -32,7 +32,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 
 def test_it_is_each_parameters_own() -> None:
-    """Of one that gets its first gradient at step 2, and of one that misses some."""
+    """One parameter gets its first gradient at step 2, and another misses some gradients."""
     ours, theirs = pair()
     for t in range(9):
         for opt in (ours, theirs):

@@ -1,4 +1,4 @@
-"""reference.py's updates against torch.optim, which runs in float64 wherever an oracle is needed.
+"""The reference's updates against torch.optim, which runs in float64 wherever an oracle is needed.
 
 All combinations of options, twelve steps at changing rates, every element of parameters and states.
 """
@@ -55,7 +55,7 @@ def test_float64_to_1e_12(options: Options, implementation: Mapping[str, Any]) -
 
 @pytest.mark.parametrize("options", ids(OPTIONS))
 def test_float32_one_step_to_4_ulp_of_the_largest_operand(options: Options) -> None:
-    """Each step on its own: torch in float64 starts it from what reference.py has in float32."""
+    """Each step on its own: torch in float64 starts it from what the reference has in float32."""
     param, gradients = start_and_gradients(torch.float32)
     state = State()
     for t, (grad, lr) in enumerate(zip(gradients, RATES, strict=True)):
@@ -122,7 +122,7 @@ def test_low_precision_error_is_at_most_twice_torchs(options: Options, dtype: to
 @pytest.mark.parametrize("dtype", ids(DTYPES))
 @pytest.mark.parametrize("options", ids(OPTIONS))
 def test_every_element_moves_at_every_step(options: Options, dtype: torch.dtype) -> None:
-    """In the parameter and in each state, by each update at a rate that is not 0."""
+    """Every element of the parameter and of each state moves by each update at a rate that is not 0."""
     start, gradients = start_and_gradients(dtype)
     param, state = start.clone(), State()
     before = doubles(param, state)

@@ -1,4 +1,4 @@
-"""The states that reference.py's updates keep, beside torch's, and tensors of other layouts."""
+"""The states that the reference's updates keep, beside torch's, and tensors of other layouts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_first_step_is_each_parameters_own(options: Options) -> None:
 @pytest.mark.parametrize("dtype", ids(HALVES))
 @pytest.mark.parametrize("options", ids(OPTIONS))
 def test_float32_state_of_a_16_bit_parameter(options: Options, dtype: torch.dtype) -> None:
-    """As if all were float32, bit for bit, but for the parameter, which is rounded at each step."""
+    """The bits are as if all were float32, except that the parameter is rounded at each step."""
     param, gradients = start_and_gradients(dtype)
     first = State()
     options.update(param.float(), gradients[0], first, 0.1)

@@ -121,7 +121,7 @@ def test_right_on_average(part: float) -> None:
 
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_what_a_step_depends_on(case: Case) -> None:
-    """Not on threads and instruction sets; on the seed, the clock and the parameter's number."""
+    """It depends on the seed, the clock and the parameter's number, and not on threads and instruction sets."""
     extension: Any = backends.load()
     on_cpu = extension is not None and DEVICE.type == "cpu" and not EMULATED
     sets = extension.instruction_sets() if on_cpu else [None]

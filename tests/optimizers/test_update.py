@@ -1,7 +1,7 @@
-"""The arithmetic: every optimizer, dtype and size against reference.py in float64, and against torch.
+"""The arithmetic: every optimizer, dtype and size against the reference in float64, and against torch.
 
 Parameters and states are compared element by element, after each step from equal inputs and after
-all of them; the rates of the oracle come from the plain formulas in reference.py.
+all of them; the rates of the oracle come from the plain formulas in the reference.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ COPIES = ("pickle", "copy", "deepcopy", "dict")
 
 
 def deeper(calls: int, use: Callable[[], Any]) -> Any:
-    """From within a program that has gone that deep itself."""
+    """Calls the function from within a program whose own calls are that deep."""
     return use() if calls == 0 else deeper(calls - 1, use)
 
 
@@ -231,7 +231,7 @@ def test_peer_42_what_is_too_large_is_refused_before_it_is_made() -> None:
 
 
 def test_peer_42_infinite_products() -> None:
-    """In whichever order they are multiplied; also those that a factor of 0 would have made nan."""
+    """Products are infinite in any order of their factors, also those that a factor of 0 would have made nan."""
     big, small = LinearRamp(1e200, 1e199, 3), LinearRamp(1e-300, 1e-301, 3)
     for factors in ((Constant(1e200), Constant(1e200), Constant(0)), (small, big, big), (big, big, small), (big, big)):
         with pytest.raises(ValueError, match="infinite product"):

@@ -1,6 +1,6 @@
 """Every schedule against the oracle of schedule_oracle.py and against torch's schedulers.
 
-Both the schedule (C++ where there is an extension) and the function in reference.py are held to the exact values,
+Both the schedule (C++ where there is an extension) and the function in the reference are held to the exact values,
 to 1e-12: at each of the first 200 steps, on both sides of every turn, and far out. Cosine restarts and the triangular
 rate, which have many turns, also have files of their own.
 """
@@ -60,7 +60,7 @@ def test_the_last_step(row: Row) -> None:
 
 @every_row
 def test_no_value_is_larger_than_the_upper_bound(row: Row) -> None:
-    """But for rounding. The bound is infinite for a rate that grows without end, and only there."""
+    """The bound holds except for rounding. It is infinite only for a rate that grows without end."""
     bound = row.schedule.upper_bound
     values = [*row.schedule.values(300).tolist(), *map(row.schedule, row.turns)]
     assert 0 <= min(values) <= max(values) <= bound * (1 + 4 * 2.0**-53)
@@ -173,7 +173,7 @@ def test_cosine_as_torch_steps_it(T_0: int, T_mult: int) -> None:
 @pytest.mark.parametrize("up", [1, 2, 10])
 @pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
 def test_triangular_as_torch_steps_it(mode: str, up: int, down: int | None) -> None:
-    """To 1e-9: torch takes the position in a cycle from a difference of rounded numbers of cycles."""
+    """They agree to 1e-9: torch takes the position in a cycle from a difference of rounded numbers of cycles."""
     options: dict[str, Any] = {"step_size_up": up, "step_size_down": down, "mode": mode, "gamma": 0.98}
     scheduler = lr_scheduler.CyclicLR
     expected = stepped(lambda opt: scheduler(opt, 0.001, 0.1, cycle_momentum=False, **options), 0.1, 300)

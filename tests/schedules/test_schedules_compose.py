@@ -121,7 +121,7 @@ def test_shifts_that_no_64_bits_hold() -> None:
 
 
 def test_thousands_of_parts() -> None:
-    """In one schedule, and one inside the other."""
+    """The parts are in one schedule, or one inside the other."""
     parts = [(LinearRamp(1 / (1 + k), 0.0, 3), 3) for k in range(5000)]
     schedule = Sequential([*parts, Constant(0.5)])
     for k in (0, 1, 4998, 4999):

@@ -1,4 +1,4 @@
-"""Cosine restarts, by C++ where there is an extension and by reference.py, against the oracle of schedule_oracle.py.
+"""Cosine restarts, by C++ where there is an extension and by the reference, against the oracle of schedule_oracle.py.
 
 For every T_0 in 1..100 and every T_mult in {1, 2, 3, 4, 5, 1.5, 1.01}: each step through five restarts, and both
 sides of all restarts up to step 10**12, or of 1,000 of them where there are more.
@@ -116,7 +116,7 @@ def test_a_cycle_beyond_all_steps_does_not_shorten_the_schedule(T_0: int, T_mult
 
 @pytest.mark.parametrize("T_0", [1, 3, 7, 10**9 + 7])
 def test_cycles_are_counted_in_integers(T_0: int) -> None:
-    """Where a double no longer tells one step from the next."""
+    """At these steps a double no longer tells one step from the next."""
     schedule = CosineWarmRestarts(0.1, T_0=T_0)
     number = LAST // T_0
     for cycle in (schedule.cycle, functools.partial(reference.cosine_cycle, T_0=T_0)):

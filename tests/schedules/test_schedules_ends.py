@@ -138,7 +138,7 @@ def test_the_last_step(schedule: Schedule, last: int | None) -> None:
 
 
 def test_after_the_last_step_nothing_changes() -> None:
-    """Of schedules that are not multiplied with others, which may go on."""
+    """This holds for schedules that are not multiplied with others, because the others may go on."""
     found = [schedule for schedule in SCHEDULES if schedule.last_step is not None]
     for schedule in found:
         if not isinstance(schedule, Product):

@@ -33,7 +33,7 @@ TIGHT = 1e-12  # of float64: what two evaluations of one schedule may differ by
 
 @every_row
 def test_the_step_uses_and_shows_the_rate(row: Row) -> None:
-    """From 0 on, and on both sides of every turn, where the clock is put."""
+    """The clock is put to 0 and to both sides of every turn."""
     p = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64, device=DEVICE))
     opt = FusedSGD([p], lr=row.schedule)
     shown = opt.param_groups[0]["lr"]
@@ -163,7 +163,7 @@ def test_momentum_against_the_rate_over_a_whole_cycle(
 @pytest.mark.parametrize(("pair", "make"), CYCLES)
 @pytest.mark.parametrize(("fused", "kind", "options"), KINDS)
 def test_replays_walk_through_the_cycle(fused: Any, kind: Any, options: Any, pair: Any, make: Any) -> None:
-    """To its end and past it, bit for bit as eager steps do."""
+    """Replays go to the end of the cycle and past it, bit for bit as eager steps do."""
     lr, momentum = pair
     moved = {"momentum": momentum} if kind is torch.optim.SGD else {"betas": (momentum, 0.999)}
     eager, replayed = (fused(make_params((5, 33)), **{**options, "lr": lr, **moved}) for _ in range(2))

@@ -49,7 +49,7 @@ FOREIGN = {
 @pytest.mark.parametrize("make", FOREIGN)
 @pytest.mark.parametrize("kind", FIELDS, ids=lambda kind: kind.__name__)
 def test_an_optimizer_as_an_argument(kind: Any, make: str) -> None:
-    """In any place, also where other arguments are missing or come twice."""
+    """The error names the optimizer in any place, also if other arguments are missing or come twice."""
     optimizer = FOREIGN[make]()
     good = FIELDS[kind][0]
     for name in good:
@@ -100,7 +100,7 @@ def test_what_is_no_schedule_is_named_shortly(make: Any, message: str) -> None:
 
 
 def test_one_cycle_of_epochs() -> None:
-    """As torch's; what is kept is the number of steps."""
+    """It is made as torch's is; it keeps only the number of steps."""
     schedule = OneCycle(0.1, epochs=3, steps_per_epoch=25, pct_start=0.4)
     same = OneCycle(0.1, 75, pct_start=0.4)
     assert schedule == same and hash(schedule) == hash(same) and repr(schedule) == repr(same)

@@ -160,7 +160,7 @@ def test_everything_public_is_documented_with_an_example() -> None:
 
 
 def with_items(value: Any) -> list[Any]:
-    """Of a list, the item that is wrong is named."""
+    """The error names the wrong item of a list."""
     return [value, *(v for item in value for v in with_items(item))] if isinstance(value, (list, tuple)) else [value]
 
 

@@ -1,4 +1,4 @@
-"""The triangular rate, by C++ where there is an extension and by reference.py, against schedule_oracle.py.
+"""The triangular rate, by C++ where there is an extension and by the reference, against schedule_oracle.py.
 
 For every rise of 1..100 steps, with an equal and another fall, in each mode: each step of five cycles, and both
 sides of 100 peaks and boundaries up to step 10**12.

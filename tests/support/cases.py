@@ -132,7 +132,7 @@ def train(opt: Any, steps: Iterable[int]) -> None:
 
 
 def reference_of(value: Any) -> Any:
-    """A schedule by reference.py: the function named like its class, with its fields; anything else as it is."""
+    """A schedule by the reference: the function named like its class, with its fields; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(map(reference_of, value))
     if not isinstance(value, Schedule):
@@ -143,7 +143,7 @@ def reference_of(value: Any) -> Any:
 
 
 def rate(schedule: Any, t: int) -> float:
-    """The value at step t by reference.py's formula for it, or the number itself."""
+    """The value at step t by the reference's formula for it, or the number itself."""
     return reference_of(schedule)(t) if isinstance(schedule, Schedule) else float(schedule)
 
 
@@ -152,7 +152,7 @@ def as_double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Oracle:
-    """reference.py in float64 on the CPU, one plain loop over parameters, from given inputs."""
+    """The reference in float64 on the CPU, one plain loop over parameters, from given inputs."""
 
     def __init__(self, case: Case, params: Iterable[Tensor]) -> None:
         self.case = case

@@ -18,7 +18,7 @@ THREADS = 256  # per block: kThreads in fused_step.cu
 
 
 def cuobjdump() -> str | None:
-    """From PATH, the toolkit, or the triton package, which carries one; None without."""
+    """The path of cuobjdump, from PATH, the toolkit, or the triton package, which carries one; None without."""
     candidates = [Path(home, "bin") for home in [toolchain.cuda_home()] if home]
     triton = importlib.util.find_spec("triton")
     if triton is not None and triton.origin is not None:

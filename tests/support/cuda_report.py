@@ -78,7 +78,7 @@ def traffic() -> str:
 
 
 def launches(tensors: int, **options: object) -> str:
-    """Of a steady-state step of Adam, over that many tensors."""
+    """The launches of a steady step of Adam, over that many tensors."""
     if not PRETEND:
         return "not counted"
     params = [torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(tensors)]

@@ -102,5 +102,5 @@ def virtual_environment(folder: Path, sees_torch: bool) -> str:
 
 
 def install(wheel: Path, python: str) -> None:
-    """By this environment's pip, since the empty one has none."""
+    """Installs with this environment's pip, because the empty environment has none."""
     run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", str(wheel)])

@@ -85,7 +85,7 @@ def find_restored(
     steps: int = 6,
     **options: Any,
 ) -> Any:
-    """With warnings as errors: what warns says so in its test."""
+    """Runs lr_find with warnings as errors: a test that expects a warning says so."""
     model = model or nn.Linear(2, 2).to(DEVICE)
     optimizer = optimizer or FusedSGD(model.parameters(), lr=0.1)
     with warnings.catch_warnings():

@@ -54,7 +54,7 @@ def narrow(opt: Any, step: int) -> None:
 
 
 def scaled(opt: Any, step: int) -> None:
-    """As GradScaler hands it over; the sixth step is skipped."""
+    """The scale as GradScaler hands it over; the sixth step is skipped."""
     plain(opt, step)
     for param in params_of(opt):
         param.grad.mul_(128.0)
@@ -114,7 +114,7 @@ VARIANTS = (
 
 
 def digest(case: Case, variant: Variant) -> str:
-    """Of parameters, states and counts after 20 steps."""
+    """A digest of parameters, states and counts after 20 steps."""
     torch.manual_seed(0)
     opt = case.fused(make_params(SIZES, variant.dtype), lr=variant.lr, **variant.options)
     for step in range(STEPS):
@@ -150,7 +150,7 @@ def made_with() -> dict[str, str]:
 
 
 def kind() -> str:
-    """Whose bits this backend's are: emulated kernels give those of the CPU."""
+    """The kind of backend whose bits are expected here: emulated kernels give those of the CPU."""
     return "reference" if expected_backend() == "reference" else "extension"
 
 

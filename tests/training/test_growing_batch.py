@@ -206,7 +206,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumes_anywhere(workers: int, drop_last: bool) -> None:
-    """With workers, which are ahead, the training's own count is given."""
+    """Workers are ahead of the training, so with workers the training's own count is given."""
     epochs, cuts = 3, range(0, 18, 3) if workers else range(18)
 
     def make(seed: int) -> tuple[GrowingBatchSampler, DataLoader[Any]]:

@@ -124,7 +124,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 @pytest.mark.parametrize("wrapper", ["alone", "inside"])
 def test_processes_stop_together(tmp_path: Path, wrapper: str) -> None:
-    """Else one would wait for the other's gradients for ever. Also where the wrapped model is inside of another."""
+    """Else one would wait for the other's gradients for ever. The wrapped model may be inside another."""
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     environment["SGDR_FUSED_BACKEND"] = "reference"

@@ -87,7 +87,7 @@ def test_datasets(held: str, role: str) -> None:
 
 
 class Stateful(Sampler[int]):
-    """As of those that can be resumed: what it holds is behind slots, and only state_dict tells."""
+    """A loader as those that can be resumed: what it holds is behind slots, and only state_dict tells it."""
 
     __slots__ = ("at",)
 

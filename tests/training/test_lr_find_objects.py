@@ -156,7 +156,7 @@ def test_hooks_of_a_cycles_end_are_not_called() -> None:
 
 
 class Busy(nn.Module):
-    """With a state that is in no buffer, replaced tensors, and a part that the forward pass makes."""
+    """A module with a state that is in no buffer, replaced tensors, and a part that the forward pass makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def test_attributes_of_the_optimizer() -> None:
 
 
 def test_inside_of_autocast() -> None:
-    """Whose cache has casts of weights, which must be neither the test's afterwards nor stale in it."""
+    """Autocast caches casts of weights. These must not be the test's afterwards, nor stale in the test."""
     model = nn.Linear(2, 2).to(DEVICE)
     x = torch.ones(3, 2, device=DEVICE)
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
@@ -240,7 +240,7 @@ def test_grad_mode_stays() -> None:
 
 
 def test_negative_rates_count_as_none() -> None:
-    """Which a torch scheduler may leave by rounding."""
+    """A torch scheduler may leave such a rate by rounding."""
     first, second = (nn.Parameter(torch.ones(2, device=DEVICE)) for _ in range(2))
     optimizer = FusedSGD([{"params": [first], "lr": Constant(0.1)}, {"params": [second], "lr": 0.1}])
     optimizer.param_groups[1]["lr"] = -4e-18

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.untracked
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """For what is so small, threads only wait for each other."""
+    """Runs these tests with one thread, because with so little work threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

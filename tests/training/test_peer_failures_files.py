@@ -34,7 +34,7 @@ def small() -> nn.Sequential:
 
 
 def ensemble_of(folder: Path, **options: Any) -> tuple[Any, SnapshotEnsemble]:
-    """Whose cycles end after each second step."""
+    """An ensemble whose cycles end after each second step."""
     model = nn.Linear(2, 2).to(DEVICE)
     optimizer = FusedSGD(model.parameters(), lr=CosineWarmRestarts(0.1, T_0=2))
     for parameter in model.parameters():

@@ -24,7 +24,7 @@ ENDS = (2, 6, 14)
 
 
 class Network(nn.Module):
-    """With what a state_dict may hold: tied weights, buffers, integers, a narrow dtype."""
+    """A network with all that a state_dict may hold: tied weights, buffers, integers, a narrow dtype."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_saves_the_state_at_the_end_of_each_cycle(tmp_path: Path) -> None:
 
 
 def test_goes_on_in_a_folder(tmp_path: Path) -> None:
-    """From a checkpoint inside cycle 1: its snapshot is replaced, the others stay, leftovers go."""
+    """After a checkpoint inside cycle 1 its snapshot is replaced, the others stay, and leftovers go."""
     model = network()
     opt = FusedSGD(model.parameters(), lr=GROWING)
     ensemble = SnapshotEnsemble(model, opt, tmp_path)

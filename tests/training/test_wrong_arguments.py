@@ -62,7 +62,7 @@ def test_wrong_arguments_of_snapshots(arguments: Any, message: str, tmp_path: Pa
 
 @pytest.mark.once
 def test_a_refused_hook_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the optimizer has no cycles to speak of; and where the folder cannot be made, no hook is left."""
+    """No hook is left if the optimizer has no cycles, or if the folder cannot be made."""
     model = nn.Linear(2, 2).to(DEVICE)
     optimizer = FusedSGD(model.parameters(), lr=CosineWarmRestarts(0.1, T_0=1))
     with monkeypatch.context() as patched:
@@ -80,7 +80,7 @@ def test_a_refused_hook_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class Huge:
-    """Whose repr would fill a screen."""
+    """An object whose repr would fill a screen."""
 
     def __repr__(self) -> str:
         return "x" * 10**6
