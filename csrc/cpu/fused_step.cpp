@@ -9,9 +9,11 @@ namespace sgdr_fused::cpu {
 
 bool step(int algorithm, const Step& step, const Threads& threads) {
   const Clipping& clipping = step.plan.clipping;
-  const bool is_skipped = skips(clipping, step.found_inf);
-  report_clipping(clipping, is_skipped);
-  if (is_skipped) return false;
+  report_norm(clipping);
+  if (skips(clipping, step.found_inf)) {
+    count_skipped(clipping);
+    return false;
+  }
   constexpr decltype(&update_part<0>) kUpdates[kParts] = {update_part<0>, update_part<1>,
                                                           update_part<2>};
   kUpdates[algorithm % kParts](algorithm, step, threads);

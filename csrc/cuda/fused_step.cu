@@ -80,11 +80,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
   const PlanView& plan = header.plan;
   void* const* grads = arguments.grads();
 
-  const bool is_skipped = skips(plan.clipping, header.found_inf);
-  if (header.is_last_launch && blockIdx.x == 0 && threadIdx.x == 0) {
-    report_clipping(plan.clipping, is_skipped);
+  if (skips(plan.clipping, header.found_inf)) {
+    if (header.is_last_launch && blockIdx.x == 0 && threadIdx.x == 0) count_skipped(plan.clipping);
+    return;
   }
-  if (is_skipped) return;
   if (threadIdx.x == 0) clock = *plan.clock;
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) - header.num_next_blocks;
@@ -128,6 +127,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Algorithm, 
     }
   }
 }
+
+__global__ void report_norm_kernel(const Clipping clipping) { report_norm(clipping); }
 
 __global__ void show_kernel(const PlanView plan, const Tickets tickets) {
   if (threadIdx.x == 0) *tickets.blocks = 0;
@@ -190,6 +191,10 @@ int step(int algorithm, const Step& step, const std::vector<Launch>& launches, v
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
+}
+
+int report_norm(const PlanView& plan, void* stream) {
+  return launch(report_norm_kernel, 1, 1, static_cast<cudaStream_t>(stream), plan.clipping);
 }
 
 int show(const PlanView& plan, const Tickets& tickets, void* stream) {

@@ -170,6 +170,10 @@ bool OptimizerPlan::run_cuda(unsigned parts, const Scaling& scaling) {
     check(cuda::measure_params(algorithm_, step, launches_, stream.stream()));
   }
   if ((parts & kUpdate) == 0) return false;
+  // Something may have changed the sums since they were measured.
+  if ((parts & kMeasureGrads) == 0 && grad_sums_.defined()) {
+    check(cuda::report_norm(plan_, stream.stream()));
+  }
   if (clipping_.raises) check_norm(scaling.found_inf);
   check(cuda::step(algorithm_, step, launches_, stream.stream()));
   return true;  // as far as the host can know

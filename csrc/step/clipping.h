@@ -97,11 +97,12 @@ struct Square {
   }
 };
 
-// What the user reads of a step's clipping. One thread of the update writes it, also where the step
-// is skipped.
-SGDR_HOST_DEVICE void report_clipping(const Clipping& clipping, bool is_skipped) {
+// What the user reads of a step's clipping: opt.grad_norm and opt.skipped_steps.
+SGDR_HOST_DEVICE void report_norm(const Clipping& clipping) {
   if (clipping.norm != nullptr) *clipping.norm = sqrt(clipping.sums->squares);
-  if (clipping.skipped != nullptr && is_skipped) ++*clipping.skipped;
+}
+SGDR_HOST_DEVICE void count_skipped(const Clipping& clipping) {
+  if (clipping.skipped != nullptr) ++*clipping.skipped;
 }
 
 }  // namespace sgdr_fused

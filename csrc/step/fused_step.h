@@ -200,6 +200,9 @@ struct Tickets {
   int32_t num_tensors;
 };
 
+// Writes the norm anew, of sums that something has changed since they were measured.
+int report_norm(const PlanView& plan, void* stream);
+
 // Recomputes the displays from the clock as it is. It also sets back the tickets: a step that was
 // disturbed, by another at the same time or by a found_inf that was written meanwhile, may have
 // left them above 0, and then no block of a later step would be the last.

@@ -174,7 +174,7 @@ MUTATIONS = (
         STEP,
         tests="groups",
     ),
-    Mutation("skip: ignored", "if (is_skipped) return;", "", tests="amp"),
+    Mutation("skip: ignored", "if (skips(plan.clipping, header.found_inf)) {", "if (false) {", tests="amp"),
     Mutation("clip: ignored", "return changes.clips ?", "return changes.clips && false ?", ELEMENT, tests="clipping"),
     Mutation(
         "clip: by another coefficient", "(clip_coefficient(", "(0.5 * clip_coefficient(", CLIPPING, tests="clipping"
