@@ -156,9 +156,9 @@ def _loaded_state(
         for name, value in values.items():
             if value is None:  # older torch's SGD without momentum
                 continue
-            if name in names:
-                check_state(param, name, value, described)
             loaded[name] = _loaded_value(session.algorithm, param, name, value, described)
+            if name in names:  # where the value is now, which a checkpoint of another device's was not
+                check_state(param, name, loaded[name], described)
         if loaded:
             state[param] = loaded
     return State(state)

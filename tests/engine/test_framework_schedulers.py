@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from sgdr_fused import FusedSGD
 
-pytestmark = pytest.mark.untracked
+pytestmark = pytest.mark.host
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "one_cycle_linear": lambda opt: lr_scheduler.OneCycleLR(opt, 0.3, total_steps=10, anneal_strategy="linear"),

@@ -16,7 +16,7 @@ from torch import nn
 
 from sgdr_fused import FusedAdamW, FusedSGD
 
-pytestmark = pytest.mark.untracked
+pytestmark = pytest.mark.host
 
 # ---- wrappers that share groups
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # what an action has to warn of, it looks at itself
-    pytest.mark.untracked,
+    pytest.mark.host,
 ]
 
 # What it looks for is in the host's code; there it is fast.

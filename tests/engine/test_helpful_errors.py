@@ -13,7 +13,7 @@ from torch import nn
 from sgdr_fused import FusedAdam, FusedSGD, SnapshotEnsemble
 from sgdr_fused.schedules import CosineWarmRestarts, MultiStep, OneCycle, Step
 
-pytestmark = pytest.mark.untracked
+pytestmark = pytest.mark.host
 
 LR, MOMENTUM = OneCycle(0.1, total_steps=10)
 

@@ -20,7 +20,7 @@ from sgdr_fused import (
 )
 from sgdr_fused.schedules import CosineWarmRestarts
 
-pytestmark = pytest.mark.untracked
+pytestmark = pytest.mark.host
 
 pytest.importorskip("safetensors", reason="snapshots are safetensors files")
 

@@ -24,7 +24,7 @@ from sgdr_fused import (
 )
 from sgdr_fused.schedules import CosineWarmRestarts, Step
 
-pytestmark = pytest.mark.untracked
+pytestmark = pytest.mark.host
 
 pytest.importorskip("safetensors", reason="snapshots are safetensors files")
 
