@@ -22,7 +22,8 @@ class Algorithm(ABC):
         hypers: what may be a number, a tensor or a Schedule, in the order of the rule's enum.
         constants: the other entries of a group that the rule reads, in the order of its enum.
         by_reference: the update in plain torch: ``by_reference(param, grad, state, *, lr, ...)``.
-        has_step: whether a parameter's state has ``step``; else the count of its updates is kept beside the state.
+        counts_updates: whether the update depends on how many of them a parameter has had.
+        has_step: whether a parameter's state has that count, as ``step``; else it is kept beside the state.
         product: the entry of the state, a number in [0, 1], that each update multiplies by a factor, if there is one.
         measures_params: whether the update needs the norm of each parameter.
         family: what the algorithms have in common of which one may go on from another's checkpoint; None: the name.
@@ -36,6 +37,7 @@ class Algorithm(ABC):
     hypers: ClassVar[tuple[Hyper, ...]]
     constants: ClassVar[tuple[str, ...]]
     by_reference: ClassVar[Callable[..., None]]
+    counts_updates: ClassVar[bool] = True
     has_step: ClassVar[bool] = True
     product: ClassVar[str | None] = None
     measures_params: ClassVar[bool] = False

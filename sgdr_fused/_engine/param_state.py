@@ -100,7 +100,7 @@ class ParamSpec:
         default=None,
         metadata={
             "number": Number(
-                key=lambda algorithm: "step",
+                key=lambda algorithm: "step" if algorithm.counts_updates else None,
                 in_state=lambda algorithm: algorithm.has_step,
                 first=0.0,
                 checked=_checks.count,
