@@ -12,6 +12,10 @@ from installs import ROOT
 pytestmark = pytest.mark.once
 
 LISTED = ("benchmarks", "csrc", "sgdr_fused", "tests")  # folders of which every file has to be in the list
+# Every algorithm has a file of its name with its declaration, and one in each folder where a line says so. AdamW and
+# the classical momentum are declared too, but are forms of Adam and SGD.
+DECLARED = {path.stem for path in (ROOT / "tests" / "algorithms").glob("[a-z]*.py")}
+ALGORITHMS = sorted(DECLARED - {"adamw", "classical"})
 MADE = re.compile(r"__pycache__|_C\..*|\..*|.*\.pyc")  # folders and files that no commit has
 
 
@@ -19,7 +23,7 @@ def entries(page: str) -> dict[str, list[str]]:
     """The folders of the list, each with the paths of the entries under it.
 
     A folder's line begins with the folder, a line under it with two spaces. Names are separated by commas, and two
-    spaces separate them from what is said of them.
+    spaces separate them from what is said of them. A name with ``<algorithm>`` in it is one for each algorithm.
     """
     listing = page.split("\n## Layers\n")[1].split("\n```\n")[1]
     found: dict[str, list[str]] = {}
@@ -31,7 +35,9 @@ def entries(page: str) -> dict[str, list[str]]:
             assert folder not in found, f"{folder} is listed twice"
             found[folder] = []
         else:
-            found[folder] += [folder + name for name in names]
+            for name in names:
+                each = ALGORITHMS if "<algorithm>" in name else [""]
+                found[folder] += [folder + name.replace("<algorithm>", algorithm) for algorithm in each]
     return found
 
 
@@ -71,6 +77,7 @@ def test_problems_are_found() -> None:
         "a/x.py is not listed: it needs a line under a/",
     ]
     assert problems({"a/": ["a/b.py", "a/b.py"]}, {"a/b.py"}) == ["a/b.py is listed 2 times"]
+    assert {"a/adam.h", "a/sgd.h"} <= set(entries("\n## Layers\n\n```\na/\n  <algorithm>.h  rules\n```\n")["a/"])
 
 
 def test_the_list_is_that_of_the_tree() -> None:
