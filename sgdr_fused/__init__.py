@@ -12,6 +12,7 @@ from .optimizers.adamax import FusedAdamax
 from .optimizers.lamb import FusedLAMB
 from .optimizers.lars import FusedLARS
 from .optimizers.nadam import FusedNAdam
+from .optimizers.radam import FusedRAdam
 from .optimizers.rmsprop import FusedRMSprop
 from .optimizers.sgd import FusedSGD
 from .training.growing_batch import GrowingBatchSampler
@@ -30,6 +31,7 @@ __all__ = [
     "FusedLAMB",
     "FusedLARS",
     "FusedNAdam",
+    "FusedRAdam",
     "FusedRMSprop",
     "FusedSGD",
     "GrowingBatchSampler",

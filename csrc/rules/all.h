@@ -26,6 +26,7 @@
 #include "rules/lamb.h"
 #include "rules/lars.h"
 #include "rules/nadam.h"
+#include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"
 
@@ -52,6 +53,6 @@ struct AlgorithmList {};
 
 // Everything that is instantiated or looked up per algorithm goes through this list.
 using AllAlgorithms =
-    AlgorithmList<Sgd, Lars, Adam, NAdam, Adamax, Lamb, Adagrad, RMSprop, Adadelta>;
+    AlgorithmList<Sgd, Lars, Adam, NAdam, RAdam, Adamax, Lamb, Adagrad, RMSprop, Adadelta>;
 
 }  // namespace sgdr_fused
