@@ -11,6 +11,7 @@ from .optimizers.adam import FusedAdam, FusedAdamW
 from .optimizers.adamax import FusedAdamax
 from .optimizers.lamb import FusedLAMB
 from .optimizers.lars import FusedLARS
+from .optimizers.lion import FusedLion
 from .optimizers.nadam import FusedNAdam
 from .optimizers.radam import FusedRAdam
 from .optimizers.rmsprop import FusedRMSprop
@@ -30,6 +31,7 @@ __all__ = [
     "FusedAdamax",
     "FusedLAMB",
     "FusedLARS",
+    "FusedLion",
     "FusedNAdam",
     "FusedRAdam",
     "FusedRMSprop",

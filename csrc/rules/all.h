@@ -25,6 +25,7 @@
 #include "rules/base.h"
 #include "rules/lamb.h"
 #include "rules/lars.h"
+#include "rules/lion.h"
 #include "rules/nadam.h"
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
@@ -53,6 +54,6 @@ struct AlgorithmList {};
 
 // Everything that is instantiated or looked up per algorithm goes through this list.
 using AllAlgorithms =
-    AlgorithmList<Sgd, Lars, Adam, NAdam, RAdam, Adamax, Lamb, Adagrad, RMSprop, Adadelta>;
+    AlgorithmList<Sgd, Lars, Adam, NAdam, RAdam, Adamax, Lamb, Lion, Adagrad, RMSprop, Adadelta>;
 
 }  // namespace sgdr_fused
