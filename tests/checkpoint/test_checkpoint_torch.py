@@ -26,6 +26,8 @@ from cases import (
     train,
 )
 
+pytestmark = pytest.mark.untracked
+
 SIZES = (5, 33, 7)
 OURS = {"clock", "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
 # Each case with each implementation that torch has of it.

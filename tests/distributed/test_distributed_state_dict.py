@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler
 from sgdr_fused import FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts
 
+pytestmark = pytest.mark.untracked
+
 
 class Network(nn.Module):
     def __init__(self) -> None:

@@ -25,6 +25,8 @@ from cases import (
 
 from sgdr_fused import FusedAdam, FusedSGD
 
+pytestmark = pytest.mark.untracked
+
 COSINE, TRIANGLE, DECAYING = SCHEDULES
 SIZES = (5, 33)
 

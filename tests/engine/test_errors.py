@@ -14,6 +14,8 @@ from cases import ALGORITHMS_OF_TORCH, DEVICE, EVERY_ALGORITHM, SCHEDULES, make_
 from sgdr_fused import FusedAdam, FusedSGD
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, Triangular
 
+pytestmark = pytest.mark.untracked
+
 NAN, INF = float("nan"), float("inf")
 BAD = (ValueError, TypeError)
 

@@ -38,6 +38,8 @@ from cases import (
 
 from sgdr_fused.schedules import CosineWarmRestarts, Triangular
 
+pytestmark = pytest.mark.untracked
+
 TIGHT = 1e-12  # of float64
 
 

@@ -21,6 +21,8 @@ from cases import (
 from sgdr_fused import FusedAdam, FusedSGD
 from sgdr_fused.schedules import Triangular
 
+pytestmark = pytest.mark.untracked
+
 TIGHT = 1e-12  # of float64
 
 

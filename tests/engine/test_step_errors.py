@@ -12,6 +12,8 @@ from cases import DEVICE, SCHEDULES, TYPICAL, Case, ids, make_params, params_of,
 
 from sgdr_fused import FusedSGD
 
+pytestmark = pytest.mark.untracked
+
 NAN = float("nan")
 BAD = (ValueError, TypeError, RuntimeError)
 

@@ -27,6 +27,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from sgdr_fused import FusedSGD
 
+pytestmark = pytest.mark.untracked
+
 SCHEDULE_KEYS = {"lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
 
 

@@ -22,6 +22,8 @@ from cases import (
 from pairs import SIZES, assert_equal, pair
 from torch.optim import lr_scheduler
 
+pytestmark = pytest.mark.untracked
+
 SCHEDULERS = {
     "StepLR": lambda o: lr_scheduler.StepLR(o, 3, gamma=0.5),
     "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),

@@ -33,6 +33,8 @@ from sgdr_fused.schedules import (
     Table,
 )
 
+pytestmark = pytest.mark.formulas
+
 
 def test_constant() -> None:
     schedule = Constant(0.3)
