@@ -31,10 +31,13 @@ from cases import (
 from sgdr_fused import EMA, FusedAdam, FusedSGD
 
 REFUSED = (ValueError, TypeError, RuntimeError)
-pytestmark = pytest.mark.skipif(
-    expected_backend() == "reference",
-    reason="the reference steps by torch's operations, which do not look whether memory is there",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        expected_backend() == "reference",
+        reason="the reference steps by torch's operations, which do not look whether memory is there",
+    ),
+    pytest.mark.untracked,
+]
 on_the_cpu = pytest.mark.skipif(DEVICE.type != "cpu", reason="moves the CPU's storages")
 
 # What a step reads or writes, and a user can reach.
