@@ -30,7 +30,7 @@ from sgdr_fused.schedules import (
     Warmup,
 )
 
-pytestmark = pytest.mark.formulas
+pytestmark = [pytest.mark.formulas, pytest.mark.host]
 
 STEPS = (*range(60), 10**6, FAR)
 OTHERS = [SCHEDULES[-1], *SCHEDULES[:-1]]  # beside SCHEDULES, each has its neighbour

@@ -20,7 +20,7 @@ from schedule_cases import FAR, LAST, assert_all_exact, assert_exact, restarts
 from sgdr_fused import reference
 from sgdr_fused.schedules import CosineWarmRestarts
 
-pytestmark = [pytest.mark.once, pytest.mark.formulas]
+pytestmark = [pytest.mark.once, pytest.mark.formulas, pytest.mark.host]
 
 T_MULTS = (1, 2, 3, 4, 5, 1.5, 1.01)
 # The ends of a cycle: a minimum of 0 shows every lost digit. T_0 picks one.

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 from sgdr_fused import FusedSGD
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, OneCycle, Product, Schedule, Sequential, Table, Warmup
 
-pytestmark = [pytest.mark.once, pytest.mark.formulas]
+pytestmark = [pytest.mark.once, pytest.mark.formulas, pytest.mark.host]
 
 
 @pytest.mark.parametrize(

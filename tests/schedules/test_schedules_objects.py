@@ -33,7 +33,7 @@ from sgdr_fused.schedules import (
     Table,
 )
 
-pytestmark = pytest.mark.formulas
+pytestmark = [pytest.mark.formulas, pytest.mark.host]
 
 
 def test_constant() -> None:

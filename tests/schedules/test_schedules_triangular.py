@@ -17,7 +17,7 @@ from schedule_cases import FAR, assert_all_exact, assert_exact, restarts
 from sgdr_fused import reference
 from sgdr_fused.schedules import CosineWarmRestarts, Triangular
 
-pytestmark = [pytest.mark.once, pytest.mark.formulas]
+pytestmark = [pytest.mark.once, pytest.mark.formulas, pytest.mark.host]
 
 MODES = ("triangular", "triangular2", "exp_range")
 
