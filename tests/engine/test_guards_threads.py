@@ -38,8 +38,8 @@ on_the_cpu = pytest.mark.skipif(DEVICE.type != "cpu", reason="moves the CPU's st
 # ---- threads
 
 
-def hammer(stepping: Callable[[], None], replacing: Callable[[], None], seconds: float = 1.5) -> int:
-    """Both at once, and as many switches between them as Python makes. How many steps there were."""
+def hammer(stepping: Callable[[], None], replacing: Callable[[], None], seconds: float = 1.5) -> None:
+    """Both at once, with as many switches between them as Python makes, for so long and at least four steps."""
     interval, steps, errors = sys.getswitchinterval(), 0, []
     stop = threading.Event()
 
@@ -52,7 +52,7 @@ def hammer(stepping: Callable[[], None], replacing: Callable[[], None], seconds:
     try:
         thread.start()
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or steps < 4:
             try:
                 stepping()
             except REFUSED as error:  # what was replaced while the step was prepared
@@ -63,7 +63,6 @@ def hammer(stepping: Callable[[], None], replacing: Callable[[], None], seconds:
         thread.join()
         sys.setswitchinterval(interval)
     assert all("changed while" in str(error) for error in errors)
-    return steps
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_gradients_replaced_by_another_thread(size: int) -> None:
         param.grad = torch.full((size,), float(next(fill) % 7 + 1), dtype=torch.float64, device=DEVICE)
 
     replace()
-    assert hammer(opt.step, replace) > 3
+    hammer(opt.step, replace)
     assert bool((param == param[0]).all())
     assert param[0].item() == round(param[0].item())
 
@@ -103,7 +102,7 @@ def test_parameters_moved_by_another_thread() -> None:
         if "exp_avg" in state:
             state["exp_avg"].data = state["exp_avg"].data.clone()
 
-    assert hammer(opt.step, replace) > 3
+    hammer(opt.step, replace)
 
 
 @on_the_cpu
