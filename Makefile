@@ -48,10 +48,10 @@ test: $(VENV)/installed-test build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 fuzz: $(VENV)/installed-test build
-	PYTHONPATH=.:tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+	PYTHONPATH=.:tests:tests/support $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 test-interrupts: $(VENV)/installed-test build
-	SGDR_FUSED_INTERRUPTS=all $(BIN)/python -m pytest tests/test_interrupts.py $(PYTEST_ARGS)
+	SGDR_FUSED_INTERRUPTS=all $(BIN)/python -m pytest tests/engine/test_interrupts.py $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
@@ -86,12 +86,12 @@ bench-gpu: $(VENV)/installed-bench cuda-code
 build: $(VENV)/built
 
 # Into the checkout, incrementally. Loading it once shows what is wrong with it, if anything; then the next call tries again.
-$(VENV)/built: $(VENV)/settings $(VENV)/build-settings setup.py sgdr_fused/_build.py $(SOURCES) | $(VENV)/installed
+$(VENV)/built: $(VENV)/settings $(VENV)/build-settings setup.py sgdr_fused/_native/toolchain.py $(SOURCES) | $(VENV)/installed
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	@if $(BIN)/python -c 'from sgdr_fused import _backend; raise SystemExit(_backend.load() is None)'; then touch $@; fi
+	@if $(BIN)/python -c 'from sgdr_fused._native import backends; raise SystemExit(backends.load() is None)'; then touch $@; fi
 
 cuda-code: build
-	@$(BIN)/python -c 'import sys; from sgdr_fused import _backend as b; sys.exit(None if getattr(b.load(), "has_cuda", False) else $(NO_CUDA))'
+	@$(BIN)/python -c 'import sys; from sgdr_fused._native import backends as b; sys.exit(None if getattr(b.load(), "has_cuda", False) else $(NO_CUDA))'
 
 # What each command needs, and no more. The isolated build of the editable install has no torch, so it compiles nothing;
 # what is compiled to bytecode where it is imported need not be where it is installed, which takes as long again.

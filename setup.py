@@ -1,9 +1,10 @@
 """Builds the extension ahead of time where torch can be imported: pip install --no-build-isolation .
 
-With CUDA code where torch sees a GPU, as at first use (no_wish_for_cuda in sgdr_fused/_build.py); FORCE_CUDA=1 wants
-it or an error, SGDR_FUSED_CUDA=0 leaves it out. Plain `pip install .` has no torch in its build environment. It then
-makes a wheel of Python and C++ sources, and so it does where compiling fails: sgdr_fused/_backend.py builds at first
-use, or says why it cannot. The rest of the metadata is in pyproject.toml.
+With CUDA code where torch sees a GPU, as at first use (no_wish_for_cuda in sgdr_fused/_native/toolchain.py);
+FORCE_CUDA=1 wants it or an error, SGDR_FUSED_CUDA=0 leaves it out. Plain `pip install .` has no torch in its build
+environment. It then makes a wheel of Python and C++ sources, and so it does where compiling fails:
+sgdr_fused/_native/backends.py builds at first use, or says why it cannot. The rest of the metadata is
+in pyproject.toml.
 """
 
 import contextlib
@@ -21,21 +22,21 @@ ROOT = Path(__file__).resolve().parent
 
 
 def load_build_module():
-    """sgdr_fused/_build.py by its path: importing the package would import torch."""
-    spec = importlib.util.spec_from_file_location("_build", ROOT / "sgdr_fused" / "_build.py")
+    """sgdr_fused/_native/toolchain.py by its path: importing the package would import torch."""
+    spec = importlib.util.spec_from_file_location("toolchain", ROOT / "sgdr_fused" / "_native" / "toolchain.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_build = load_build_module()
+toolchain = load_build_module()
 
 
 def import_torch():
     try:
         import torch
     except Exception as error:  # not installed, or broken
-        _build.say(f"no extension in this build, torch cannot be imported ({error})")
+        toolchain.say(f"no extension in this build, torch cannot be imported ({error})")
         return None
     return torch
 
@@ -48,7 +49,7 @@ class BuildPy(build_py):
         if not self.editable_mode:
             target = Path(self.build_lib, "sgdr_fused", "csrc")
             shutil.rmtree(target, ignore_errors=True)  # build/ may be left from other sources
-            shutil.copytree(_build.csrc(), target)
+            shutil.copytree(toolchain.csrc(), target)
 
 
 class BdistWheel(bdist_wheel):
@@ -61,12 +62,12 @@ class BdistWheel(bdist_wheel):
 
 
 def extension(tools, with_cuda):
-    flags = _build.flags(with_cuda)
-    openmp_compile, openmp_link = _build.openmp_flags(again="build sgdr_fused again")
+    flags = toolchain.flags(with_cuda)
+    openmp_compile, openmp_link = toolchain.openmp_flags(again="build sgdr_fused again")
     return (tools.CUDAExtension if with_cuda else tools.CppExtension)(
         "sgdr_fused._C",
-        [os.path.relpath(path, ROOT) for path in _build.sources(with_cuda)],
-        include_dirs=[str(_build.csrc())],
+        [os.path.relpath(path, ROOT) for path in toolchain.sources(with_cuda)],
+        include_dirs=[str(toolchain.csrc())],
         extra_compile_args={"cxx": flags["cxx"] + openmp_compile, "nvcc": flags["nvcc"]},
         extra_link_args=openmp_link,
     )
@@ -81,10 +82,10 @@ def build_ext_class(torch, tools, no_cuda, forced):
                 return
             self.error, self.no_cuda = None, no_cuda
             path = Path(self.get_ext_fullpath("sgdr_fused._C"))
-            record = _build.record_path(path.parent)
+            record = toolchain.record_path(path.parent)
             record.unlink(missing_ok=True)  # so what an interrupted build leaves is not taken for an extension
             super().run()
-            _build.write_record(record, torch, self.error, self.no_cuda)
+            toolchain.write_record(record, torch, self.error, self.no_cuda)
             if self.error:
                 path.unlink(missing_ok=True)  # an older one must not stand in for it
                 self.distribution.ext_modules = []
@@ -98,14 +99,14 @@ def build_ext_class(torch, tools, no_cuda, forced):
                         if forced:
                             raise
                         self.no_cuda = f"compiling the CUDA code failed when the package was installed: {error}"
-                        _build.say(self.no_cuda)
+                        toolchain.say(self.no_cuda)
                         vars(self.extensions[0]).update(sources_and_flags(extension(tools, with_cuda=False)))
                 self.compile_with(super().build_extensions, "CPU")
             except Exception as error:
                 if forced:
                     raise
                 self.error = f"compiling failed when the package was installed: {error}"
-                _build.say(self.error)
+                toolchain.say(self.error)
                 self.extensions = []
 
         def compile_with(self, build, kind):
@@ -113,10 +114,10 @@ def build_ext_class(torch, tools, no_cuda, forced):
             Path(self.build_temp).mkdir(parents=True, exist_ok=True)
             log = Path(self.build_temp, "build.log").resolve()
             try:
-                with _build.compiling(f"the {kind} extension; the compilers' output is in {log}"), stdout_in(log):
+                with toolchain.compiling(f"the {kind} extension; the compilers' output is in {log}"), stdout_in(log):
                     build()
             except Exception as error:
-                raise RuntimeError(f"{error}\n    {_build.first_errors(log.read_text(errors='replace'))}") from error
+                raise RuntimeError(f"{error}\n    {toolchain.first_errors(log.read_text(errors='replace'))}") from error
 
     return BuildExt
 
@@ -142,19 +143,19 @@ def sources_and_flags(ext):
 
 def main():
     cmdclass = {"build_py": BuildPy, "bdist_wheel": BdistWheel}
-    forced = _build.cuda_is_forced()
+    forced = toolchain.cuda_is_forced()
     torch = import_torch()
-    if torch is None or shutil.which(_build.compiler()[0]) is None:
+    if torch is None or shutil.which(toolchain.compiler()[0]) is None:
         if forced:
             raise SystemExit(
                 "FORCE_CUDA=1 needs torch and a C++ compiler at build time: pip install --no-build-isolation ."
             )
         setup(cmdclass=cmdclass)
         return
-    no_cuda = _build.no_wish_for_cuda(torch) or _build.cuda_obstacle(torch)
+    no_cuda = toolchain.no_wish_for_cuda(torch) or toolchain.cuda_obstacle(torch)
     if forced and no_cuda:
         raise SystemExit(f"FORCE_CUDA=1, but the CUDA code cannot be built: {no_cuda}")
-    with _build.torch_build_tools(torch, with_cuda=no_cuda is None) as tools:
+    with toolchain.torch_build_tools(torch, with_cuda=no_cuda is None) as tools:
         cmdclass["build_ext"] = build_ext_class(torch, tools, no_cuda, forced)
         setup(ext_modules=[extension(tools, with_cuda=no_cuda is None)], cmdclass=cmdclass)
 

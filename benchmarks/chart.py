@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import report
+import tables
 from racing import LIMIT, OURS
 from results import best_among
 
@@ -18,18 +18,18 @@ STYLES = {"sgd": "-", "adam": "--"}
 BAR = 0.38
 
 
-def draw_ratios(axes: Any, races: report.Races) -> None:
-    places = {workload: -i for i, workload in enumerate([*report.WORKLOADS, "recipe"])}
-    bars = [(algorithm, workload, race, algorithm) for algorithm, workload, race in report.steps_of(races, "cosine")]
+def draw_ratios(axes: Any, races: tables.Races) -> None:
+    places = {workload: -i for i, workload in enumerate([*tables.WORKLOADS, "recipe"])}
+    bars = [(algorithm, workload, race, algorithm) for algorithm, workload, race in tables.steps_of(races, "cosine")]
     bars.append(("recipe", "resnet50", races["recipe", "adamw", "resnet50"], "adam"))
     for key, workload, race, algorithm in bars:
         best = best_among(race)
         y = places["recipe"] if key == "recipe" else places[workload] + (BAR / 2 if algorithm == "sgd" else -BAR / 2)
         spread = [[max(0.0, best.ratio - best.ratio_p10)], [max(0.0, best.ratio_p90 - best.ratio)]]
         axes.barh(y, best.ratio, BAR, color="C0" if algorithm == "sgd" else "C3", xerr=spread, ecolor="black")
-        axes.plot([report.TARGETS[key][workload]] * 2, [y - BAR / 2, y + BAR / 2], color="black", linewidth=2.5)
-        axes.text(0.63, y, report.number(best.ratio), color="white", va="center", fontsize=9)
-    labels = [*report.WORKLOADS.values(), "recipe (AdamW), ResNet-50"]
+        axes.plot([tables.TARGETS[key][workload]] * 2, [y - BAR / 2, y + BAR / 2], color="black", linewidth=2.5)
+        axes.text(0.63, y, tables.number(best.ratio), color="white", va="center", fontsize=9)
+    labels = [*tables.WORKLOADS.values(), "recipe (AdamW), ResNet-50"]
     axes.set_yticks(list(places.values()), labels)
     axes.set_xscale("log")
     ticks = [1, 2, 3, 5, 10, 20, 50, 100]
@@ -44,21 +44,21 @@ def draw_ratios(axes: Any, races: report.Races) -> None:
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3)
 
 
-def draw_line(axes: Any, races: report.Races, question: str) -> None:
-    one, factor, unit = report.LINES[question]
+def draw_line(axes: Any, races: tables.Races, question: str) -> None:
+    one, factor, unit = tables.LINES[question]
     for algorithm, style in STYLES.items():
         for implementation, color in COLORS.items():
-            points = report.line_of(races, question, algorithm, implementation)
+            points = tables.line_of(races, question, algorithm, implementation)
             if points:
-                slope = f"{factor * report.slope(points):.3g} {unit} per {one}"
-                label = f"{report.ALGORITHMS[algorithm]}, {implementation}: {slope}"
+                slope = f"{factor * tables.slope(points):.3g} {unit} per {one}"
+                label = f"{tables.ALGORITHMS[algorithm]}, {implementation}: {slope}"
                 axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=label)
     axes.set(xscale="log", yscale="log", xlabel=question, ylabel="µs", title=f"{question} of a step")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
-def draw(races: report.Races, path: Path) -> None:
+def draw(races: tables.Races, path: Path) -> None:
     figure, ((ratios, tensors), (groups, elements)) = plt.subplots(2, 2, figsize=(13, 11), layout="constrained")
     draw_ratios(ratios, races)
     for axes, question in ((tensors, "tensors"), (groups, "groups"), (elements, "elements")):

@@ -1,9 +1,10 @@
-"""Which steps have become slower from one run of `make bench` to another?
+"""Says which steps have become slower from one run of `make bench` to another.
 
     python benchmarks/compare.py OLD.csv NEW.csv
 
-Compared is the ratio of the best of torch's to ours in the same rounds, since that is the same on a faster machine.
-Slower is what is beyond the spread: each run's median is outside the other's middle 80 %. Exit status 1 if any is.
+It compares the ratio of the best of torch's times to ours in the same rounds, because that ratio is the same on a
+faster machine. A step is slower if the difference is beyond the spread: the median of each run is outside the middle
+80 % of the other. The exit status is 1 if any step is slower.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from report import within
 from results import Row, best_among, by_race, from_csv
+from tables import within
 
 
 def ratios(path: Path) -> dict[tuple[str, str, str], Row]:

@@ -1,4 +1,4 @@
-"""How the benchmarks run: options, races that run once for all their implementations, what is written at the end."""
+"""Options of the benchmarks, races that run once for all their implementations, and what is written at the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import report
+import tables
 import torch
 from compare import compare
 from racing import CLOCK, SMOKE, Pace, Times
 from results import Row, Subject, conditions, extra_info, rows, to_csv
 
 THREADS = 2
-Measured = tuple[Times, dict[str, str]]  # and why implementations are missing
+Measured = tuple[Times, dict[str, str]]  # the times, and why implementations are missing
 
 _measured: dict[tuple[str, str, str], tuple[Times, list[Row]]] = {}
 _STAMP = pytest.StashKey[dict[str, str]]()
@@ -45,13 +46,13 @@ def smoke(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def pace(smoke: bool) -> Callable[..., Pace]:
-    """Pace's constructor, but for a smoke test."""
+    """The constructor of Pace; in a smoke test it gives the same short pace always."""
     return lambda *args, **kwargs: SMOKE if smoke else Pace(*args, **kwargs)
 
 
 @pytest.fixture
 def result_of(benchmark: Any) -> Callable[[Subject, str, Callable[[], Measured]], None]:
-    """Hands one implementation's times to pytest-benchmark, from the race, which is run where it was not yet."""
+    """Hands the times of one implementation to pytest-benchmark. The first implementation of a race runs the race."""
 
     def hand_over(subject: Subject, implementation: str, run: Callable[[], Measured]) -> None:
         benchmark.group = f"{subject.question}: {subject.job}, {subject.name}"
@@ -74,15 +75,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("the best of torch's to sgdr_fused, round by round")
     for _, of_race in _measured.values():
-        terminalreporter.write_line(report.line(of_race))
+        terminalreporter.write_line(tables.line(of_race))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """All of it, and only that, is written into the docs; a part is kept where it can be looked at."""
+    """Writes a complete run into the docs. A part of one is only kept, so that it can be looked at."""
     text = to_csv([row for _, of_race in _measured.values() for row in of_race], session.config.stash[_STAMP])
     complete = exitstatus == 0 and not session.config.getoption("keyword")
     if session.config.getoption("smoke"):
-        with tempfile.TemporaryDirectory() as folder:  # to see that it can be written
+        with tempfile.TemporaryDirectory() as folder:  # so that a failure to write is seen
             if complete:
                 report.write(text, Path(folder))
                 written = Path(folder, "docs", "performance.csv")

@@ -3,9 +3,10 @@
     python benchmarks/convergence.py            what `make convergence` runs: writes docs/convergence.md and its picture
     python benchmarks/convergence.py --smoke    short, to see that all of it runs; writes nothing
 
-The same networks from the same weights, under each schedule of convergence_runs.py, in two processes of one thread
-each. First each schedule's peak rate is chosen, on a part of the training images and with seeds of its own: of `rates`
-the one with the least mean error after the last epoch, of equal ones the smallest. Then it is trained on all of them.
+It trains the same networks from the same weights under each schedule of convergence_runs.py, in two processes of one
+thread each. First it chooses the peak rate of each schedule, on a part of the training images and with seeds for that
+alone: the one of `rates` with the least mean error after the last epoch, and of equal ones the smallest. Then it trains
+with that rate on all training images.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def run_all(pool: Pool, tasks: Sequence[Task], title: str) -> list[dict[str, Err
 
 
 def validation_errors(pool: Pool, extent: Extent) -> dict[tuple[str, str], dict[float, float]]:
-    """After the last epoch, the mean over the seeds for tuning; by data set and schedule, by rate."""
+    """The mean error after the last epoch over the seeds for tuning, by data set and schedule, then by rate."""
     cases = [
         (dataset, schedule, rate)
         for dataset in reversed(DATASETS)  # long ones first, so that the processes end together
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="short; writes nothing")
     smoke = parser.parse_args().smoke
-    conditions = convergence_report.conditions()  # which also builds the extension, if need be: once
+    conditions = convergence_report.conditions()  # this also builds the extension, if need be, so that it is built once
     start = time.perf_counter()
     spawn = multiprocessing.get_context("spawn")  # after a fork, torch's threads may hang
     with spawn.Pool(2, torch.set_num_threads, (1,)) as pool:

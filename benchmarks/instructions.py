@@ -1,9 +1,10 @@
-"""How many instructions is a step of a small model, and whose are they? Counted by callgrind, they hardly vary.
+"""Counts the instructions of a step of a small model by callgrind, and says whose they are. They hardly vary.
 
     python benchmarks/instructions.py            prints the tables
     python benchmarks/instructions.py --write    also puts them into docs/performance.md
 
-A loop that hands out gradients and steps, less one that only hands them out, each for the second time. One thread.
+What is counted is a loop that hands out gradients and steps, less a loop that only hands them out. Each loop is counted
+when it runs for the second time, with one thread.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from racing import OURS
-from report import ALGORITHMS, WORKLOADS, put, table
+from report import put
 from results import ROOT
+from tables import ALGORITHMS, WORKLOADS, table
 
-from sgdr_fused import _build
+from sgdr_fused._native import toolchain
 
 STEPS = {"mlp": 200, "500x64": 20}
 PAGE = ROOT / "docs" / "performance.md"
@@ -40,12 +42,12 @@ WHOSE = {
     "torch's libraries": r"/libtorch|/libc10|/torch/lib/|libgomp",
     "Python": r"python",
 }
-OTHERS = "others"  # the C library, mostly: memory is allocated and copied
-# Of the extension's functions.
+OTHERS = "others"  # mostly the C library, which allocates and copies memory
+# The extension's functions belong to the first part whose pattern they match.
 PARTS = {
     "elements": r"cpu::run_\w+<",
-    "tensors looked at": r"WatchedTensors::collect",
-    "versions counted up": r"WatchedTensors::bump_versions",
+    "tensors looked at": r"\bGuards::collect",
+    "versions counted up": r"\bGuards::bump_versions",
     "hyperparameters, counts, shares": r"cpu::|OptimizerPlan::run",
 }
 THE_REST = "bindings and the rest"
@@ -55,7 +57,7 @@ Key = tuple[str, str, str]  # workload, algorithm, implementation
 
 
 def counted_process(library: str) -> None:
-    """What runs under callgrind, which writes a file at each mark: of what came before it."""
+    """Runs under callgrind, which writes a file at each mark, with what it has counted since the mark before."""
     import torch
     from implementations import BUILDERS, Model, our_optimizer
     from workloads import WORKLOADS as MODELS
@@ -78,7 +80,7 @@ def counted_process(library: str) -> None:
                     step()  # type: ignore[operator]
 
         for stepping in (True, False):
-            loop(STEPS[workload], stepping)  # the interpreter adapts to it
+            loop(STEPS[workload], stepping)  # the interpreter adapts to the loop
             marks.mark()
             loop(STEPS[workload], stepping)
             marks.mark()
@@ -89,13 +91,18 @@ def first_match(patterns: dict[str, str], text: str, otherwise: str) -> str:
 
 
 def by_owner_and_part(dump: str) -> Counts:
-    """Of the instructions in a dump, those of each object's own functions, and of the extension's by part too."""
+    """The instructions in a dump by whose functions they are in, and those of the extension by part too."""
     names: dict[str, dict[str, str]] = {"ob": {}, "fn": {}}
     counts: Counts = defaultdict(int)
     owner, part, of_a_call = OTHERS, THE_REST, False
     for line in dump.splitlines():
         key, _, value = line.partition("=")
-        if key in ("ob", "cob", "fn", "cfn"):  # its own, or a callee's; named where a number first stands
+        if key in (
+            "ob",
+            "cob",
+            "fn",
+            "cfn",
+        ):  # the function itself, or a callee; a name stands only beside the first use of its number
             number, _, name = value.partition(" ")
             name = names[key[-2:]].setdefault(number, name)
             if key == "ob":
@@ -103,7 +110,7 @@ def by_owner_and_part(dump: str) -> Counts:
             elif key == "fn":
                 part = first_match(PARTS, name, THE_REST)
         elif key == "calls":
-            of_a_call = True  # the line after has what the function that is called has cost
+            of_a_call = True  # the next line has the cost of the called function
         elif re.match(r"[\d+*-]", line):
             if not of_a_call:
                 cost = int(line.split()[1])
@@ -118,11 +125,19 @@ def count() -> dict[Key, Counts]:
     """Instructions per step."""
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/marks.so"
-        build = [*_build.compiler(), "-xc", "-shared", "-fPIC", str(Path(__file__).with_name("marks.c")), "-o", library]
+        build = [
+            *toolchain.compiler(),
+            "-xc",
+            "-shared",
+            "-fPIC",
+            str(Path(__file__).with_name("marks.c")),
+            "-o",
+            library,
+        ]
         if subprocess.run(build).returncode != 0:
             raise SystemExit("benchmarks/marks.c cannot be built: it needs valgrind's headers")
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/counts"]
-        # The same addresses, hashes and so paths each time.
+        # Hashes, and so the paths through the code, are the same in each run.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         arguments = [sys.executable, __file__, "--counted", library]
         done = subprocess.run([*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -134,6 +149,9 @@ def count() -> dict[Key, Counts]:
     columns = (*WHOSE, OTHERS, *PARTS, THE_REST)
     for key, stepping, idle in zip(COUNTED, loops[::2], loops[1::2], strict=True):
         result[key] = {column: (stepping[column] - idle[column]) // STEPS[key[0]] for column in columns}
+        unmatched = [part for part in PARTS if key[2] == OURS and stepping[part] == 0]
+        if unmatched:
+            raise SystemExit(f"no function of the extension matches the patterns of {unmatched} in PARTS")
     return result
 
 

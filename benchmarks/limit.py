@@ -1,4 +1,4 @@
-"""The time that a step's streams of memory take by themselves: what no step can be faster than."""
+"""The limit of a step: the time that its streams of memory take by themselves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgdr_fused import _build
+from sgdr_fused._native import toolchain
 
-# What is timed here runs here: so, unlike the extension's, for this machine's processor.
+# The loop is compiled for this machine's processor, unlike the extension, because it runs only here.
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 UNIT = 64  # kUnit of streams.cpp
 
@@ -27,8 +27,8 @@ def _library() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "streams.so")
         source = Path(__file__).with_name("streams.cpp")
-        openmp_compile, openmp_link = _build.openmp_flags(again="run the benchmark again")
-        command = [*_build.compiler(), *FLAGS, *openmp_compile, str(source), "-o", str(library), *openmp_link]
+        openmp_compile, openmp_link = toolchain.openmp_flags(again="run the benchmark again")
+        command = [*toolchain.compiler(), *FLAGS, *openmp_compile, str(source), "-o", str(library), *openmp_link]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 
@@ -39,7 +39,7 @@ def _addresses(tensors: Sequence[Tensor]) -> Any:
 
 
 class _Pass(ctypes.Structure):
-    """As in streams.cpp."""
+    """The struct of this name in streams.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("tensors", "num_written", "writes_back", "max_threads")),
@@ -48,8 +48,11 @@ class _Pass(ctypes.Structure):
 
 
 class Limit:
-    """A pass over all elements that reads the gradients, and reads and writes each of `written`: lists of tensors like
-    the parameters. Where gradients are scaled and clipped, it writes them too, and another before reads them alone."""
+    """A pass over all elements that reads the gradients, and reads and writes each of `written`.
+
+    Each entry of `written` is a list of tensors like the parameters. With `scaled`, where gradients are unscaled and
+    clipped, the pass writes the gradients too, and another pass before it only reads them.
+    """
 
     def __init__(self, params: Sequence[Tensor], written: list[Sequence[Tensor]], scaled: bool = False) -> None:
         sizes = [param.numel() for param in params]

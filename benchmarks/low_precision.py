@@ -1,4 +1,4 @@
-"""Does training in 16 bits reach what float32 does? Handwritten digits, five seeds: the table of docs/low_precision.md.
+"""Does training in 16 bits reach what float32 reaches? Prints the table of docs/low_precision.md.
 
 .venv/bin/python benchmarks/low_precision.py
 """
@@ -17,7 +17,7 @@ from sgdr_fused.schedules import CosineWarmRestarts
 
 SEEDS = range(5)
 EPOCHS, BATCH, TRAIN = 30, 32, 1_000
-# What stores the parameters, and the optimizer's options.
+# The type of the parameters, and the optimizer's options.
 VARIANTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "float32": (torch.float32, {}),
     "float32, bfloat16 states": (torch.float32, {"state_dtype": torch.bfloat16}),

@@ -1,4 +1,4 @@
-"""Implementations of one job, timed in turns, and what their times say about one another."""
+"""Races: implementations of one job are timed in turns, and their times are compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 OURS, LIMIT = "sgdr_fused", "limit"
 
 Steps = dict[str, Callable[[], Any]]  # by implementation
-Times = dict[str, list[float]]  # seconds per step; the k-th of all implementations are of one round
+Times = dict[str, list[float]]  # seconds per step; the k-th times of all implementations belong to one round
 
 
 class Pace(NamedTuple):
-    """How long a race goes on: so many seconds, within so many rounds."""
+    """How long a race goes on: for a number of seconds, within bounds on the rounds."""
 
     seconds: float
     min_rounds: int = 15
@@ -41,9 +41,9 @@ class Spread(NamedTuple):
 
 
 def race(steps: Steps, prepare: Callable[[str, int], None], pace: Pace) -> Times:
-    """Times of the steps, A B C, B C A, C A B, ...: each goes first equally often.
+    """Times the steps in the order A B C, B C A, C A B, ..., so that each goes first equally often.
 
-    `prepare(name, round)` makes ready for a step, and is not timed. No garbage is collected meanwhile.
+    `prepare(name, round)` prepares a step, and is not timed. No garbage is collected meanwhile.
     """
     names = list(steps)
     times: Times = {name: [] for name in names}
@@ -83,10 +83,10 @@ def ratio(times: Times, name: str, to: str = OURS) -> Spread:
 
 
 class Replay:
-    """pytest-benchmark's clock: it stands still, but for the times that a race has measured.
+    """A clock for pytest-benchmark: it moves only by the times that a race has measured.
 
     pytest-benchmark times one implementation after the other, and the machine is not the same from one minute to the
-    next. So the race comes first, in turns, and pytest-benchmark is shown its times.
+    next. So the race runs first, in turns, and pytest-benchmark is shown its times.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The usual recipe: unscale, clip, AdamW, schedule, average. Five calls of torch's, or one of ours, on any device."""
+"""The usual recipe on any device, by five calls of torch or one of ours: unscale, clip, AdamW, schedule, average."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sgdr_fused import EMA, FusedAdamW
 from sgdr_fused.schedules import CosineWarmRestarts
 
 MAX_NORM, DECAY = 1.0, 0.999
-# Read the gradients for their norm; read and write them, unscaled, and parameters, two moments and averages.
+# The gradients are read for their norm; then they, parameters, two moments and averages are read and written.
 BYTES = 4 + 8 * 5
 
 FORMS = {"torch for-loop": {"foreach": False}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
@@ -55,7 +55,7 @@ def by_torch(params: list[nn.Parameter], scale: float, form: dict[str, bool]) ->
         scheduler.step()
         if started:
             average(averages, detached, None)
-        else:  # as AveragedModel: the first is a copy
+        else:  # the first average is a copy, as in AveragedModel
             torch._foreach_copy_(averages, detached)
             started = True
 
@@ -77,7 +77,7 @@ def by_us(params: list[nn.Parameter], scale: float, through_scaler: bool = False
             scaler.step(opt)  # reads and writes all gradients, to see whether they are finite
             scaler.update()
     else:
-        # As GradScaler does; what is not finite is found by the step itself.
+        # GradScaler sets it so. The step itself finds gradients that are not finite.
         opt.grad_scale = torch.tensor(scale, device=params[0].device)
         step = opt.step
     assert opt.backend == params[0].device.type, opt.backend

@@ -1,214 +1,45 @@
-"""The tables of docs/performance.md and of the README, from what `make bench` has kept in out/bench.csv.
+"""Writes docs/performance.md and the README's table from what `make bench` has kept in out/bench.csv.
 
-python benchmarks/report.py    makes them, the chart and docs/performance.csv anew, without timing anything
+python benchmarks/report.py    writes them, the chart and docs/performance.csv anew, without timing anything
 """
 
 from __future__ import annotations
 
 import re
-import statistics
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from racing import LIMIT, OURS
-from results import ROOT, Row, best_among, by_race, from_csv, ours_among
+import tables
+from results import ROOT, by_race, from_csv
 
 KEPT = ROOT / "out" / "bench.csv"
 PAGES = ("README.md", "docs/performance.md")
 
-ALGORITHMS = {"sgd": "SGD", "adam": "Adam"}
-WORKLOADS = {
-    "mlp": "MLP",
-    "500x64": "500 x 64",
-    "vit_ti": "ViT-Ti, a rate per layer",
-    "resnet50": "ResNet-50",
-    "gpt2": "GPT-2 small",
-}
-# Times that the best of torch's is to take of ours.
-TARGETS = {
-    "sgd": {"mlp": 5, "500x64": 40, "vit_ti": 1.6, "resnet50": 1.2, "gpt2": 1.1},
-    "adam": {"mlp": 6, "500x64": 60, "vit_ti": 1.6, "resnet50": 1.15, "gpt2": 1.05},
-    "recipe": {"resnet50": 2.5},
-}
-LINES = {"tensors": ("tensor", 1.0, "µs"), "groups": ("group", 1.0, "µs"), "elements": ("element", 1e3, "ns")}
-
-Races = dict[tuple[str, str, str], list[Row]]
-
-
-# ---- how things are written
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[object]], left: int = 1) -> str:
-    """The first `left` columns are text, the others numbers."""
-    rule = ["---" if i < left else "---:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [head, rule, *body])
-
-
-def duration(microseconds: float | None) -> str:
-    if microseconds is None:
-        return "-"
-    value, unit = (microseconds, "µs") if microseconds < 1000 else (microseconds / 1000, "ms")
-    return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
-
-
-def number(value: float | None) -> str:
-    assert value is not None
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def within(row: Row) -> str:
-    return f"{number(row.ratio)} ({number(row.ratio_p10)}-{number(row.ratio_p90)})"
-
-
-def line(race: list[Row]) -> str:
-    """A race in one line of a terminal."""
-    ours, best = ours_among(race), best_among(race)
-    share = "" if ours.share_of_limit is None else f", {ours.share_of_limit:.0%} of the limit"
-    name = f"{ours.question}: {ours.job}, {ours.workload}"
-    times = f"{best.implementation} {duration(best.median_us)}, sgdr_fused {duration(ours.median_us)}"
-    return f"{name:<32} {times:<50} {within(best)}{share}; {ours.rounds} rounds"
-
-
-# ---- the tables
-
-
-def steps_of(races: Races, schedule: str) -> list[tuple[str, str, list[Row]]]:
-    """(algorithm, workload, race) for each step that was timed with that schedule."""
-    found = []
-    for algorithm in ALGORITHMS:
-        for workload in WORKLOADS:
-            race = races.get(("step", f"{algorithm}, {schedule}", workload))
-            if race is not None:
-                found.append((algorithm, workload, race))
-    return found
-
-
-def headline(races: Races, targets: bool) -> str:
-    body = []
-    entries = [(a, w, f"{ALGORITHMS[a]}, {WORKLOADS[w]}", race) for a, w, race in steps_of(races, "cosine")]
-    recipe = races["recipe", "adamw", "resnet50"]
-    for key, workload, name, race in [*entries, ("recipe", "resnet50", "recipe, ResNet-50", recipe)]:
-        ours, best = ours_among(race), best_among(race)
-        form = best.implementation.removeprefix("torch ")
-        cells = [name, ours.tensors, f"{ours.parameters:,}", form, duration(best.median_us), duration(ours.median_us)]
-        body.append([*cells, within(best)] + ([number(TARGETS[key][workload])] if targets else []))
-    head = ["", "tensors", "parameters", "best of torch's", "it takes", "sgdr_fused", "ratio (80 % within)"]
-    return table(head + (["aim"] if targets else []), body)
-
-
-def steps(races: Races, schedule: str) -> str:
-    names: list[str] = []
-    for _, _, race in steps_of(races, schedule):
-        names += [row.implementation for row in race if row.implementation not in names and not row.note]
-    body = []
-    for algorithm, workload, race in steps_of(races, schedule):
-        times = {row.implementation: row for row in race}
-        cells = [duration(times[name].median_us) if name in times else "-" for name in names]
-        best = names.index(best_among(race).implementation)
-        cells[best] = f"**{cells[best]}**"
-        body.append((f"{ALGORITHMS[algorithm]}, {WORKLOADS[workload]}", *cells))
-    return table(("", *names), body)
-
-
-def missing(races: Races) -> str:
-    """Why something was not measured, each reason once, with the jobs and workloads that it holds for."""
-    reasons: dict[str, list[Row]] = {}
-    for race in races.values():
-        for row in race:
-            if row.note:
-                reasons.setdefault(f"{row.implementation}: {row.note}", []).append(row)
-    lines = []
-    for reason, of_reason in reasons.items():
-        jobs = dict.fromkeys(row.job for row in of_reason)
-        workloads = dict.fromkeys(WORKLOADS.get(row.workload, row.workload) for row in of_reason)
-        lines.append(f"- {reason} ({'; '.join(jobs)}: {'; '.join(workloads)})")
-    return "\n".join(lines) or "Nothing."
-
-
-def limits(races: Races) -> str:
-    body = []
-    races_and_names = [(f"{ALGORITHMS[a]}, {WORKLOADS[w]}", race) for a, w, race in steps_of(races, "cosine")]
-    for name, race in [*races_and_names, ("recipe, ResNet-50", races["recipe", "adamw", "resnet50"])]:
-        rows = {row.implementation: row for row in race}
-        ours, best, limit = rows[OURS], best_among(race), rows[LIMIT]
-        speeds = [f"{row.gb_per_s:.1f}" for row in (limit, ours, best)]
-        shares = [f"{row.share_of_limit:.0%}" for row in (ours, best)]
-        body.append((name, ours.bytes_per_parameter, duration(limit.median_us), *speeds, *shares))
-    head = ("", "bytes a parameter", "the limit", "GB/s there", "GB/s of sgdr_fused", "GB/s of torch's best")
-    return table((*head, "share of the limit, sgdr_fused", "torch's best"), body)
-
-
-def implementations(races: Races, question: str) -> str:
-    """A row for each, of all races about a question."""
-    body = []
-    for (asked, job, _), race in races.items():
-        for row in race if asked == question else []:
-            times = f"{duration(row.p10_us)} - {duration(row.p90_us)}"
-            name = f"**{row.implementation}**" if row.best_torch else row.implementation
-            body.append((ALGORITHMS.get(job, "AdamW"), name, duration(row.median_us), times, within(row)))
-    return table(("", "", "median", "80 % within", "times ours (80 % within)"), body, left=2)
-
-
-def line_of(races: Races, question: str, algorithm: str, implementation: str) -> list[tuple[int, float]]:
-    """(size, microseconds) of each point."""
-    points = []
-    for (asked, job, size), race in races.items():
-        if (asked, job) == (question, algorithm):
-            points += [(int(size), row.median_us) for row in race if row.implementation == implementation]
-    return [(size, time) for size, time in points if time is not None]
-
-
-def slope(points: list[tuple[int, float]]) -> float:
-    """Microseconds per one more, by least squares."""
-    sizes, times = zip(*points, strict=True)
-    return statistics.linear_regression(sizes, times).slope
-
-
-def slopes(races: Races) -> str:
-    names = [row.implementation for key, race in races.items() if key[0] == "tensors" for row in race]
-    body = []
-    for algorithm in ALGORITHMS:
-        for name in dict.fromkeys(names):
-            cells = [duration(min(line_of(races, "tensors", algorithm, name))[1])]
-            for question, (_, factor, unit) in LINES.items():
-                cells.append(f"{factor * slope(line_of(races, question, algorithm, name)):.3g} {unit}")
-            body.append((ALGORITHMS[algorithm], name, *cells))
-    return table(("", "", "one tensor", *(f"per {one}" for one, _, _ in LINES.values())), body, left=2)
-
-
-def conditions(stamp: dict[str, str]) -> str:
-    return (
-        f"Machine: {stamp['processor']}, {stamp['cores']} cores, {stamp['instructions']}, {stamp['system']}; load "
-        f"average before: {stamp['load before']}. Versions: {stamp['versions']}. {stamp['threads']} threads. "
-        f"{stamp['date']}, commit {stamp['commit']}. Command: `make bench`."
-    )
-
 
 def put(page: str, name: str, text: str) -> str:
-    """The page with `text` wherever it has a place for it: between <!-- name --> and <!-- end -->."""
+    """Puts `text` into the page wherever it has a place for it: between <!-- name --> and <!-- end -->."""
     pattern = f"(<!-- {name} -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
 
 
 def write(text: str, to: Path = ROOT) -> None:
-    """From the CSV file's text, everything that is made of it, into the folder that takes the project's place."""
-    import chart  # matplotlib, which only this needs
+    """Writes all that is made from the text of the CSV file, into the project or a folder in its place."""
+    import chart  # here, because it needs matplotlib, which nothing else here does
 
     rows, stamp = from_csv(text)
     races = by_race(rows)
     parts = {
-        "bench": headline(races, targets=False),
-        "bench: targets": headline(races, targets=True),
-        "bench: steps": steps(races, "cosine"),
-        "bench: one-cycle": steps(races, "one-cycle"),
-        "bench: missing": missing(races),
-        "bench: limits": limits(races),
-        "bench: recipe": implementations(races, "recipe"),
-        "bench: training": implementations(races, "training"),
-        "bench: in backward": implementations(races, "in backward"),
-        "bench: slopes": slopes(races),
-        "bench: conditions": conditions(stamp),
+        "bench": tables.headline(races, targets=False),
+        "bench: targets": tables.headline(races, targets=True),
+        "bench: steps": tables.steps(races, "cosine"),
+        "bench: one-cycle": tables.steps(races, "one-cycle"),
+        "bench: missing": tables.missing(races),
+        "bench: limits": tables.limits(races),
+        "bench: recipe": tables.implementations(races, "recipe"),
+        "bench: training": tables.implementations(races, "training"),
+        "bench: in backward": tables.implementations(races, "in backward"),
+        "bench: slopes": tables.slopes(races),
+        "bench: conditions": tables.conditions(stamp),
     }
     (to / "docs").mkdir(exist_ok=True)
     pages: dict[str, Any] = {name: (ROOT / name).read_text() for name in PAGES}

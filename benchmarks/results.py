@@ -1,4 +1,4 @@
-"""What the benchmarks have measured, as rows of a CSV file that says where and with what."""
+"""The results of the benchmarks, as rows of a CSV file that also names the machine and the versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation of one job; without numbers where `note` says why it was not measured."""
+    """One implementation of one job. Where `note` says why it was not measured, the row has no numbers."""
 
     question: str
     job: str
@@ -37,7 +37,7 @@ class Row:
     median_us: float | None = None
     p10_us: float | None = None
     p90_us: float | None = None
-    ratio: float | None = None  # of its time to ours, round by round: the median
+    ratio: float | None = None  # of its time to ours, taken round by round: the median
     ratio_p10: float | None = None
     ratio_p90: float | None = None
     best_torch: bool = False  # the fastest of torch's
@@ -52,7 +52,7 @@ class Row:
 
 
 class Subject(NamedTuple):
-    """What a race is about."""
+    """The subject of a race."""
 
     question: str
     job: str
@@ -97,7 +97,7 @@ def rows(subject: Subject, times: Times, missing: dict[str, str]) -> list[Row]:
 
 
 def extra_info(row: Row) -> dict[str, Any]:
-    """For pytest-benchmark's record."""
+    """The row, for the record of pytest-benchmark."""
     return asdict(row)
 
 
@@ -130,7 +130,7 @@ def conditions() -> dict[str, str]:
 
 
 def to_csv(rows: Iterable[Row], stamp: dict[str, str]) -> str:
-    """The conditions as comments, and a line per row."""
+    """The text of the file: the conditions as comments, and a line for each row."""
     file = io.StringIO()
     file.writelines(f"# {key}: {value}\n" for key, value in stamp.items())
     writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")

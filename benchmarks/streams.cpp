@@ -1,6 +1,6 @@
-// The limit of a step: a loop that reads and writes the streams of memory that the update has to,
-// in the same tensors, with the same threads, and with no more arithmetic than keeps the compiler
-// from leaving it out.
+// The limit of a step: a loop that reads and writes the streams of memory that the update has to
+// read and write, in the same tensors and with the same threads. It has only as much arithmetic as
+// keeps the compiler from leaving it out.
 #include <algorithm>
 #include <cstdint>
 
@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kUnit = 64;      // threads meet at multiples of this many elements, as in a step
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread, as in a step
 
-volatile float zero = 0;  // the compiler does not know that: what is written is what was there
+volatile float zero = 0;  // unknown to the compiler: so the loops write what was there before
 volatile float kept;
 
 // Elements [begin, end) of one tensor: each of `written` is read and written, `read` is read, and
@@ -46,9 +46,9 @@ constexpr Stream kStreamsBack[] = {nullptr, stream<1, true>, stream<2, true>, st
 
 }  // namespace
 
-// As in limit.py. Tensor i has numel[i] elements, and first_unit[i] units come before it;
-// first_unit[tensors] are all. It has num_written pointers in `written`, and one in `read`,
-// which is written too where writes_back is not 0.
+// The struct of this name in limit.py. Tensor i has numel[i] elements, and first_unit[i] units come
+// before it; first_unit[tensors] is the number of all units. It has num_written pointers in
+// `written`, and one in `read`, which is written too where writes_back is not 0.
 struct Pass {
   int64_t tensors, num_written, writes_back, max_threads;
   const int64_t *numel, *first_unit;

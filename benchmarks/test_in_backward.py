@@ -1,7 +1,8 @@
-"""Gradients still in the cache: what is a step per parameter worth, taken as soon as backward() has its gradient?
+"""What is a step per parameter worth, taken as soon as backward() has made the gradient, which is still in the cache?
 
-A training step whose update is a large part of it: wide layers, a small batch. With a step per parameter each has an
-optimizer of its own, and its gradient is freed at once. Before the timing all have to come to the same weights.
+The update is a large part of the training step that is timed: it has wide layers and a small batch. For a step per
+parameter, each parameter has an optimizer, and its gradient is freed at once. Before the timing, all implementations
+have to reach the same weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How long is a step of the usual recipe: unscale, clip, AdamW, schedule, average? Five calls of torch's, and one here.
+"""How long does the usual recipe take, by five calls of torch or one of ours: unscale, clip, AdamW, schedule, average?
 
-Before the timing all have to come to the same weights and averages.
+Before the timing, all implementations have to reach the same weights and averages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parameters(workload: Workload) -> list[torch.nn.Parameter]:
 
 
 class Gradients:
-    """Elsewhere in each round, and as they were: the steps write to them."""
+    """Gradients at other addresses in each round, with the same values, although the steps write to them."""
 
     def __init__(self, workload: Workload) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -51,7 +51,7 @@ def give(params: list[torch.nn.Parameter], gradients: list[Tensor]) -> None:
 
 
 def check_alike(recipes: dict[str, Recipe], gradients: Gradients) -> None:
-    """After a few steps: so they do the same work."""
+    """Asserts that all reach the same weights and averages in a few steps, so that they do the same work."""
     for recipe in recipes.values():
         for number in range(CHECKED_STEPS):
             give(recipe.params, gradients.of_round(number))

@@ -1,4 +1,4 @@
-"""What does a step cost per tensor, per group and per element? Each alone is varied."""
+"""What does a step cost per tensor, per group and per element? Only one of these is varied at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.benchmark(timer=CLOCK)
 IMPLEMENTATIONS = (OURS, "torch foreach", "torch fused", LIMIT)
 SECONDS = 2.0
 
-# By what is varied, as it is called in the results.
+# The key is what is varied, under the name that it has in the results.
 LINES: dict[str, dict[int, Workload]] = {
     "tensors": {n: Workload([Group([(64,)] * n)]) for n in (1, 10, 100, 300, 1000)},
     "groups": {n: Workload([Group([(64,)] * (256 // n), rate=1 + 1 / n)] * n) for n in (1, 16, 64, 128, 256)},

@@ -1,4 +1,4 @@
-"""How long is one optimizer step with its scheduler's? By torch in each of its forms, by others and by us."""
+"""How long does one step of an optimizer and its scheduler take, by torch in each form, by others and by us?"""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from workloads import WORKLOADS
 
 pytestmark = pytest.mark.benchmark(timer=CLOCK)
 
-SECONDS = {"gpt2": 25.0, "resnet50": 15.0}  # of a race; elsewhere 10
+SECONDS = {"gpt2": 25.0, "resnet50": 15.0}  # how long a race goes on; 10 for other models
 COMPILED = ("mlp",)
-# Memory limits the largest, whatever the scheduler.
+# The largest model is limited by memory whatever its scheduler is, so one of them is enough.
 JOBS = [(s, w) for s in SCHEDULES for w in WORKLOADS if (s, w) != ("one-cycle", "gpt2")]
 
 
 def left_out(schedule: str, workload: str, compiled: bool) -> dict[str, str]:
-    """What takes too long or too much memory to be measured."""
+    """The implementations that would take too long or too much memory, and why."""
     reasons = {}
     if workload not in COMPILED and schedule == "cosine" and not compiled:
         reasons["torch compiled"] = "compiling a step of hundreds of tensors takes minutes: BENCH_ARGS=--compiled"

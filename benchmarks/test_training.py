@@ -1,6 +1,6 @@
-"""What is it worth end to end? A whole training step of a small convolutional network: forward, backward, step.
+"""How long does a whole training step of a small convolutional network take: forward, backward, step?
 
-Before the timing all have to come to the same weights.
+Before the timing, all implementations have to reach the same weights.
 """
 
 from __future__ import annotations

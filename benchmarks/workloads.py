@@ -1,4 +1,4 @@
-"""The models whose shapes are stepped: groups of parameter shapes, each with its share of the learning rate."""
+"""The models on whose shapes steps are timed: groups of parameter shapes, each with its factor on the rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Workload(NamedTuple):
         return sum(map(math.prod, self.shapes))
 
     def tiny(self) -> Workload:
-        """As many groups and tensors, of a few elements each: to see that everything runs."""
+        """As many groups and tensors, of a few elements each, to see that everything runs."""
         return Workload([Group([tuple(min(n, 4) for n in s) for s in g.shapes], g.rate) for g in self.groups])
 
 
@@ -43,15 +43,16 @@ def mlp() -> Workload:
 
 
 def many_small() -> Workload:
-    """What a step costs per tensor: 500 tensors, 32,000 parameters."""
+    """Many small tensors, for the cost of a step per tensor: 500 tensors, 32,000 parameters."""
     return Workload([Group([(64,)] * 500)])
 
 
 def vit_tiny(decay: float = 0.75) -> Workload:
     """ViT-Ti/16 of Touvron et al. (2021): 152 tensors, 5,717,416 parameters.
 
-    With layer-wise decayed rates, as in fine-tuning (Bao et al., 2022): a group for the embeddings, one for each of
-    the 12 blocks and one for the head, whose rate is the whole; each layer below has `decay` times that above.
+    It has layer-wise decayed rates, as in fine-tuning (Bao et al., 2022): a group for the embeddings, one for each of
+    the 12 blocks and one for the head. The head has the whole rate, and each layer `decay` times the
+    rate of the layer above.
     """
     width, depth = 192, 12
     norm: Shapes = [(width,), (width,)]

@@ -1,7 +1,8 @@
 """Trains a small convolutional network on handwritten digits twice from the same start.
 
-Once with torch's fused SGD and its scheduler, once with FusedSGD, which computes the rate inside the step. The two take
-turns mini-batch by mini-batch, so neither has the machine in a better moment. Prints a table and draws both runs.
+One training uses torch's fused SGD and its scheduler, the other FusedSGD, which computes the rate inside the step. The
+two take turns mini-batch by mini-batch, so that neither has the machine in a better moment. The script prints a table
+and draws both runs.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 
 def network() -> nn.Module:
-    """For images of 8 x 8. Smooth throughout: what two optimizers round differently stays that small.
+    """A network for images of 8 x 8 that is smooth, so that differences in rounding stay as small as they are.
 
-    With the kinks of ReLU and of a maximum, a last digit decides on which side a value falls, and training amplifies
-    that: torch's optimizer drifts as far from itself where the start differs by 1e-7.
+    At the kinks of ReLU and of a maximum, a last digit would decide on which side a value falls, and training would
+    amplify that: torch's optimizer drifts as far from itself if the start differs by 1e-7.
     """
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),
@@ -111,7 +112,7 @@ def train(runs: list[Run], images: Tensor, labels: Tensor, epochs: int) -> None:
             for batch in torch.randperm(len(images), generator=order).split(BATCH):
                 for run in runs:
                     run.train(images[batch], labels[batch])
-                runs = runs[::-1]  # who goes first
+                runs = runs[::-1]  # the other one goes first next time
             bar.set_postfix({run.name: f"{run.losses[-1]:.4f}" for run in sorted(runs, key=lambda r: r.name)})
             bar.update()
 
@@ -135,7 +136,7 @@ def print_table(runs: list[Run], backend: str, test_images: Tensor, test_labels:
 
 
 def smoothed(values: list[float], window: int) -> Tensor:
-    """The mean of each value and those before it, `window` in all where there are as many."""
+    """The mean of each value and the values before it: of `window` values, or of fewer at the start."""
     sums = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
     end = torch.arange(1, len(values) + 1)
     start = (end - window).clamp(min=0)
@@ -160,7 +161,7 @@ def draw(runs: list[Run], steps_per_epoch: int, path: Path) -> None:
 
 def draw_curves(runs: list[Run], steps_per_epoch: int, rate: Axes, loss: Axes) -> None:
     epochs = torch.arange(len(runs[0].rates)) / steps_per_epoch
-    # The curves lie on each other: a wide light line under a narrow dashed one.
+    # The curves lie on each other, so one is a wide light line and the other a narrow dashed line on top of it.
     for run, style, label in zip(runs, STYLES, LABELS, strict=True):
         rate.plot(epochs, run.rates, label=label, **style)
         loss.plot(epochs, smoothed(run.losses, steps_per_epoch), label=label, **style)
@@ -178,7 +179,7 @@ def draw_curves(runs: list[Run], steps_per_epoch: int, rate: Axes, loss: Axes) -
 
 
 def draw_times(runs: list[Run], axes: Axes) -> None:
-    """What differs: the time of a step. Medians, since whoever else uses the machine holds up a step now and then."""
+    """Draws what differs, the time of a step: the medians, because other programs hold up a step now and then."""
     theirs, ours = [run.microseconds() for run in runs]
     notes = [f"{theirs:.0f} µs", f"{ours:.0f} µs\n{theirs / ours:.1f} times\nas fast"]
     for i, (median, style, note) in enumerate(zip((theirs, ours), STYLES, notes, strict=True)):

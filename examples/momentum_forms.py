@@ -1,7 +1,7 @@
-"""Draws what a warm restart does to the two forms of momentum: the rate outside the buffer (torch's), and inside.
+"""Draws what a warm restart does to the two forms of momentum, with the rate outside the buffer (torch) or inside.
 
-Left, the length of each step along a slope, where every gradient is 1. Right, the height of a bowl, x**2 / 2, seen
-through noise of variance 1: its mean over many independent runs.
+The left diagram has the length of each step along a slope, where every gradient is 1. The right one has the height in a
+bowl, x**2 / 2, whose gradients have noise of variance 1: the mean over many independent runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def lengths_on_a_slope(form: str, steps: int) -> Tensor:
 
 
 def heights_of_a_bowl(form: str, steps: int, runs: int) -> Tensor:
-    """After each step, the mean over `runs` elements of one parameter; every form sees the same noise."""
+    """The mean height after each step, over `runs` elements of one parameter; every form gets the same noise."""
     noise = torch.Generator().manual_seed(0)
     points = torch.nn.Parameter(torch.ones(runs, dtype=torch.float64))
     optimizer = optimizer_of(points, form)

@@ -1,7 +1,7 @@
 """Draws the paths that optimizers take on a saddle and on a surface with a local minimum: an animation and a still.
 
-All start from the same points and follow exact gradients; those with restarts follow CosineWarmRestarts, the others a
-constant rate.
+All optimizers start from the same points and follow exact gradients. Those with restarts have the rate of
+CosineWarmRestarts, and the others have a constant rate.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Surface(NamedTuple):
 
 
 def saddle(x: Tensor, y: Tensor) -> Tensor:
-    """Flat at the origin, down along y; bounded below, so that every path ends."""
+    """A surface that is flat at the origin and falls along y; it is bounded below, so that every path ends."""
     return x**2 / 2 - y**2 / 2 + y**4 / 8
 
 
 def two_wells(x: Tensor, y: Tensor) -> Tensor:
-    """A shallow well near x = -1.1, a deeper one near x = 1.3, a ridge between them."""
+    """A surface with a shallow well near x = -1.1, a deeper one near x = 1.3, and a ridge between them."""
     return x**4 / 4 - 0.7 * x**2 - 0.25 * x + y**2 / 2 + 0.2 * x * y
 
 
@@ -74,11 +74,11 @@ def path(surface: Surface, make: Callable[[list[Tensor]], Any], steps: int) -> T
     return torch.stack(points)
 
 
-Paths = dict[str, dict[str, Tensor]]  # of a surface, of an optimizer
+Paths = dict[str, dict[str, Tensor]]  # by surface, then by optimizer
 
 
 def draw(paths: Paths, size: tuple[float, float]) -> tuple[Figure, list[tuple[Any, Any, Tensor]]]:
-    """The figure, and a line and a dot for each path with its points; the paths are drawn in full."""
+    """The figure, in which the paths are drawn in full, and for each path its line, its dot and its points."""
     figure = Figure(figsize=size, layout="constrained")
     drawn = []
     for surface, axes in zip(SURFACES, figure.subplots(1, len(SURFACES)), strict=True):

@@ -1,21 +1,25 @@
 """Fused PyTorch optimizers whose learning-rate schedule runs on the device, inside the update."""
 
-from . import schedules
-from ._options import Options
-from .adadelta import FusedAdadelta
-from .adagrad import FusedAdagrad
-from .adam import FusedAdam, FusedAdamW
-from .adamax import FusedAdamax
+import sys
+
+from . import _former_modules, schedules
+from ._engine.options import Options
 from .averages import EMA, refreshed_batch_norm
-from .growing_batch import GrowingBatchSampler
-from .hessian_free import HessianFreeLR, hessian_free_lr
-from .lamb import FusedLAMB
-from .lars import FusedLARS
-from .nadam import FusedNAdam
-from .range_test import LRFindResult, lr_find
-from .rmsprop import FusedRMSprop
-from .sgd import FusedSGD
-from .snapshots import SnapshotEnsemble
+from .optimizers.adadelta import FusedAdadelta
+from .optimizers.adagrad import FusedAdagrad
+from .optimizers.adam import FusedAdam, FusedAdamW
+from .optimizers.adamax import FusedAdamax
+from .optimizers.lamb import FusedLAMB
+from .optimizers.lars import FusedLARS
+from .optimizers.lion import FusedLion
+from .optimizers.nadam import FusedNAdam
+from .optimizers.radam import FusedRAdam
+from .optimizers.rmsprop import FusedRMSprop
+from .optimizers.sgd import FusedSGD
+from .training.growing_batch import GrowingBatchSampler
+from .training.hessian_free import HessianFreeLR, hessian_free_lr
+from .training.range_test import LRFindResult, lr_find
+from .training.snapshots import SnapshotEnsemble
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,7 +31,9 @@ __all__ = [
     "FusedAdamax",
     "FusedLAMB",
     "FusedLARS",
+    "FusedLion",
     "FusedNAdam",
+    "FusedRAdam",
     "FusedRMSprop",
     "FusedSGD",
     "GrowingBatchSampler",
@@ -40,3 +46,5 @@ __all__ = [
     "refreshed_batch_norm",
     "schedules",
 ]
+
+_former_modules.keep(sys.modules[__name__])

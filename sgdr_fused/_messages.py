@@ -41,7 +41,7 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _is_installed(frame: FrameType) -> bool:
-    """Whether its code is of an installed package, of the standard library, or of Python itself."""
+    """Whether the frame runs code of an installed package, of the standard library, or of Python itself."""
     file = frame.f_code.co_filename
     return file.startswith((_LIBRARY, "<frozen ")) or not {"site-packages", "dist-packages"}.isdisjoint(
         Path(file).parts

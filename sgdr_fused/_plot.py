@@ -1,17 +1,20 @@
-"""The pictures, on matplotlib, which is imported when the first is drawn."""
+"""Pictures of what schedules and range tests give. matplotlib is imported when the first one is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from . import _checks
 from ._messages import shown
-from ._suggestions import RULES
 
-if TYPE_CHECKING:
-    from ._range_result import LRFindResult
-    from .schedules import Schedule
+
+class Curve(Protocol):
+    """What has a value at each step: a Schedule."""
+
+    def values(self, n: int) -> Tensor: ...
 
 
 def _axes(ax: Any) -> Any:
@@ -27,18 +30,16 @@ def _axes(ax: Any) -> Any:
     return Figure(layout="constrained").subplots()
 
 
-def range_test(result: LRFindResult, ax: Any) -> Any:
+def range_test(lrs: Tensor, losses: Tensor, smoothed: Tensor, suggestions: Mapping[str, float | None], ax: Any) -> Any:
+    """Draws the losses over the rates, and marks the rates that each method suggests, or None for too few points."""
     ax = _axes(ax)
-    ax.plot(result.lrs.numpy(), result.losses.numpy(), color="0.75", label="loss")
-    ax.plot(result.lrs.numpy(), result.smoothed.numpy(), color="C0", label="smoothed")
-    for i, method in enumerate(RULES):
-        try:
-            lr = result.suggestion(method)
-        except ValueError:  # too few points
-            continue
-        ax.axvline(lr, color=f"C{i + 1}", linestyle="--", linewidth=1, label=f"{method}: {lr:.2g}")
-    smoothed = result.smoothed.tolist()
-    fall = smoothed[: smoothed.index(min(smoothed)) + 1] if smoothed else []
+    ax.plot(lrs.numpy(), losses.numpy(), color="0.75", label="loss")
+    ax.plot(lrs.numpy(), smoothed.numpy(), color="C0", label="smoothed")
+    for i, (method, lr) in enumerate(suggestions.items()):
+        if lr is not None:
+            ax.axvline(lr, color=f"C{i + 1}", linestyle="--", linewidth=1, label=f"{method}: {lr:.2g}")
+    values = smoothed.tolist()
+    fall = values[: values.index(min(values)) + 1] if values else []
     if fall and max(fall) > fall[-1]:  # what diverges would flatten it
         margin = (max(fall) - fall[-1]) / 4
         ax.set_ylim(fall[-1] - margin, max(fall) + margin)
@@ -47,7 +48,8 @@ def range_test(result: LRFindResult, ax: Any) -> Any:
     return ax
 
 
-def schedules(schedules: Sequence[Schedule] | Mapping[str, Schedule], num_steps: int, ax: Any) -> Any:
+def schedules(schedules: Sequence[Curve] | Mapping[str, Curve], num_steps: int, ax: Any) -> Any:
+    """Draws the values of each schedule over the steps."""
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if not isinstance(schedules, Iterable) or isinstance(schedules, str):
         raise TypeError(f"schedules must be a list of Schedules, or a dict of them, got {shown(schedules)}")

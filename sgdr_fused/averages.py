@@ -1,23 +1,18 @@
-"""Averages of the weights, which the step keeps, and what an evaluation with them needs."""
+"""Which averages of the weights an optimizer may keep, and batch norm's statistics for an evaluation with them."""
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from . import _checks
-from ._host_clock import require_cycles
 from ._messages import shown
-
-if TYPE_CHECKING:
-    from ._optimizer import FusedOptimizer
 
 __all__ = ["EMA", "refreshed_batch_norm"]
 
@@ -67,71 +62,6 @@ def check_average(average: Any) -> Average:
     if isinstance(average, str) and average == "cycle":
         return "cycle"
     raise ValueError(f'average must be "cycle", an EMA or None, got {shown(average)}')
-
-
-def check_schedule(optimizer: FusedOptimizer) -> None:
-    if optimizer.average == "cycle":
-        require_cycles(optimizer, 'average="cycle"')
-
-
-def check_not_swapped(optimizer: FusedOptimizer) -> None:
-    """Raises while the averages stand for the weights."""
-    if _is_swapped(optimizer):
-        raise RuntimeError("step() inside swap_average(): it would move the averages, not the weights")
-
-
-def _is_swapped(optimizer: FusedOptimizer) -> bool:
-    return optimizer._swapped is not None and optimizer._swapped() is not None
-
-
-class _Swap:
-    """Lives as long as the averages stand for the weights, in the frame of the function that has put them there.
-
-    So whatever ends that function also ends the swap for the optimizer.
-    """
-
-
-@contextlib.contextmanager
-def swapped(optimizer: FusedOptimizer) -> Iterator[None]:
-    """See FusedOptimizer.swap_average."""
-    if optimizer.average is None:
-        raise RuntimeError("swap_average() needs an optimizer with average=..., this one has average=None")
-    if _is_swapped(optimizer):
-        raise RuntimeError("swap_average() inside swap_average()")
-    if int(optimizer.n_averaged) == 0:
-        what = "no cycle has ended" if optimizer.average == "cycle" else "no step was taken"
-        raise RuntimeError(f"swap_average() has no averages: n_averaged is 0, {what}")
-    swapped_params: dict[torch.Tensor, torch.Tensor] = {}  # a parameter may be twice in a group
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            if "average" in dict.get(optimizer._state, param, {}):
-                swapped_params[param] = optimizer._state[param]["average"]
-    params, averages = list(swapped_params), list(swapped_params.values())
-    with torch.no_grad():
-        saved = [param.clone() for param in params]
-    changes = optimizer._changes
-    built, marker = changes.plan, object()
-    swap = _Swap()
-    # Restored in one call, which no signal interrupts, and a second time where an interrupt came just before it.
-    try:
-        try:
-            optimizer._swapped = weakref.ref(swap)
-            changes.plan = marker  # so that a step looks whether it may be taken
-            _copy_all(params, averages)
-            yield
-        finally:
-            _copy_all(params, saved)
-    except BaseException:
-        _copy_all(params, saved)
-        raise
-    if changes.plan is marker:
-        changes.plan = built  # nothing was written meanwhile
-
-
-def _copy_all(to: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-    if to:
-        with torch.no_grad():
-            torch._foreach_copy_(to, values)
 
 
 @contextlib.contextmanager
@@ -199,7 +129,7 @@ def refreshed_batch_norm(
 
 
 def _some(loader: Iterable[Any]) -> Iterator[Any]:
-    """Its batches. Without any, the statistics would be those of no data."""
+    """The batches of the loader; raises if there are none, because the statistics would be those of no data."""
     empty = True
     for batch in loader:
         empty = False

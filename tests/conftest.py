@@ -2,7 +2,7 @@
 
 SGDR_FUSED_TEST_DEVICE=cpu (default) or cuda: on a GPU, or on one that an emulator pretends, where
 `pretend_gpu` can be imported; or emulated_cuda: the CUDA kernels on the CPU, see emulation/.
-SGDR_FUSED_BACKEND=reference makes the optimizers run on reference.py.
+SGDR_FUSED_BACKEND=reference makes the optimizers run on the reference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import emulation
 import pytest
 import torch
 
-from sgdr_fused import _backend, _build
+from sgdr_fused._native import backends, toolchain
 
 if cases.EMULATED:
     emulation.install()
@@ -33,7 +33,11 @@ if cases.PRETEND:
     )
 elif cases.DEVICE.type == "cuda" and not torch.cuda.is_available():
     raise pytest.UsageError("SGDR_FUSED_TEST_DEVICE=cuda needs a GPU, or an emulator in front of the command")
-elif os.environ.get("SGDR_FUSED_BACKEND") != "reference" and shutil.which(_build.compiler()[0]) and not _backend.load():
+elif (
+    os.environ.get("SGDR_FUSED_BACKEND") != "reference"
+    and shutil.which(toolchain.compiler()[0])
+    and not backends.load()
+):
     # Nearly every test would pass on the reference.
     raise pytest.UsageError("the extension cannot be built or loaded; SGDR_FUSED_BACKEND=reference tests without it")
 
@@ -78,7 +82,7 @@ def with_reference() -> Callable[[str], str]:
 
     def run(code: str) -> str:
         root = Path(__file__).resolve().parent
-        path = os.pathsep.join([str(root.parent), str(root), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(root.parent), str(root), str(root / "support"), os.environ.get("PYTHONPATH", "")])
         changed = {"SGDR_FUSED_BACKEND": "reference", "SGDR_FUSED_TEST_DEVICE": "cpu", "PYTHONPATH": path}
         command = [sys.executable, "-W", "error", "-c", code]
         done = subprocess.run(command, env={**os.environ, **changed}, capture_output=True, text=True, check=False)

@@ -1,11 +1,13 @@
-// schedule_value of csrc/schedules.h alone, for AddressSanitizer and UBSan: reads schedules and
-// steps from stdin and prints a value a line, in hexadecimal. Tables lie on the heap in exactly
+// schedule_value of csrc/math/schedules.h alone, for AddressSanitizer and UBSan: reads schedules
+// and steps from stdin and prints a value a line, in hexadecimal. Tables lie on the heap in exactly
 // their sizes.
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
-#include "schedules.h"
+#include "math/schedule_names.h"
+#include "math/schedules.h"
 
 namespace {
 
@@ -21,6 +23,12 @@ double number() {
   return value;
 }
 
+std::string word() {
+  char letters[64];
+  if (std::scanf("%63s", letters) != 1) std::exit(2);
+  return letters;
+}
+
 }  // namespace
 
 int main() {
@@ -30,8 +38,8 @@ int main() {
     std::vector<double> values;
     for (sgdr_fused::Segment& segment : segments) {
       segment = {};
-      segment.kind = static_cast<sgdr_fused::ScheduleKind>(integer());
-      segment.mode = static_cast<int32_t>(integer());
+      segment.kind = sgdr_fused::kind_named(word());
+      segment.mode = sgdr_fused::mode_named(segment.kind, word());
       segment.first_step = integer();
       segment.shift = integer();
       segment.scale = number();

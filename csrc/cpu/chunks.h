@@ -1,33 +1,34 @@
-// Sums over chunks on the CPU: the chunks shared among threads, each summed up as on a GPU.
+// Sums over chunks on the CPU. The chunks are distributed among threads, and each is summed up as
+// on a GPU.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "instruction_set.h"
-#include "memory.h"
-#include "threads.h"
+#include "cpu/instruction_set.h"
+#include "cpu/operand_io.h"
+#include "cpu/threads.h"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 
-static_assert(kChunk % kLanes == 0 && kLanes % kBlock == 0);
+static_assert(kChunk % kPartialSums == 0 && kPartialSums % kBlock == 0);
 
 struct HalvesLoop {
-  SGDR_HOST_DEVICE static void run(double* lanes, int64_t size) {
+  SGDR_HOST_DEVICE static void run(double* partial_sums, int64_t size) {
     for (int64_t half = size / 2; half > 0; half /= 2) {
 #pragma GCC ivdep
-      for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+      for (int64_t i = 0; i < half; ++i) partial_sums[i] += partial_sums[half + i];
     }
   }
 };
 
-// The lanes of a sum of `count` summands, all 0 but the first `written`, which are yet to come.
+// The partial sums of `count` summands. All are 0 but the first `written`, which the caller writes.
 template <int kMost>
-class Lanes {
+class PartialSums {
  public:
-  explicit Lanes(int64_t count, int64_t written = 0) : size_(num_lanes(kMost, count)) {
+  explicit PartialSums(int64_t count, int64_t written = 0) : size_(num_partial_sums(kMost, count)) {
     std::fill(sums_ + written, sums_ + size_, 0.0);
   }
   double* of(int64_t summand) { return sums_ + summand % kMost; }
@@ -48,7 +49,7 @@ void for_chunks(const Step& step, const Threads& threads, const Wanted& wanted, 
   // Fewer elements than this per thread take a few microseconds, as starting a team of threads
   // does.
   constexpr int64_t kGrain = 65536;
-  constexpr int64_t kPiece = 2 * kChunk;
+  constexpr int64_t kAtATime = 2 * kChunk;
   struct Part {
     const Item* item;
     int64_t chunk;     // its number in the table
@@ -65,8 +66,8 @@ void for_chunks(const Step& step, const Threads& threads, const Wanted& wanted, 
     parts.push_back({&*item, i, elements});
     elements += num_elements(chunk, step.plan.tensors[chunk.tensor]);
   }
-  // Whoever takes a piece takes the parts that begin in it.
-  share_out(elements, kGrain, kPiece, threads, [&](int64_t first, int64_t last) {
+  // A thread takes the parts that begin in its range.
+  distribute(elements, kGrain, kAtATime, threads, [&](int64_t first, int64_t last) {
     auto part = std::lower_bound(
         parts.begin(), parts.end(), first,
         [](const Part& each, int64_t position) { return each.position < position; });

@@ -1,19 +1,22 @@
-// A step on the CPU: shares of all tensors' elements. No torch.
-#include "../fused_step.h"
+// The update of a step on the CPU. No torch.
+#include "step/fused_step.h"
 
-#include "../clipping.h"
-#include "hypers.h"
-#include "update.h"
+#include "cpu/hypers.h"
+#include "cpu/update.h"
+#include "step/clipping.h"
 
 namespace sgdr_fused::cpu {
 
 bool step(int algorithm, const Step& step, const Threads& threads) {
   const Clipping& clipping = step.plan.clipping;
-  if (skips(clipping, step.found_inf)) return false;
-  const Clip clip = clip_of(clipping);
+  report_norm(clipping);
+  if (skips(clipping, step.found_inf)) {
+    count_skipped(clipping);
+    return false;
+  }
   constexpr decltype(&update_part<0>) kUpdates[kParts] = {update_part<0>, update_part<1>,
                                                           update_part<2>};
-  kUpdates[algorithm % kParts](algorithm, step, clipping.is_on ? &clip : nullptr, threads);
+  kUpdates[algorithm % kParts](algorithm, step, threads);
   if (step.average_weight != 0.0) ++*step.plan.average.count;
   const int64_t clock = ++*step.plan.clock;
   for (int32_t i = 0; i < step.plan.num_displays; ++i) {
@@ -22,7 +25,7 @@ bool step(int algorithm, const Step& step, const Threads& threads) {
   return true;
 }
 
-double average_weight(const Plan& plan) {
+double average_weight(const PlanView& plan) {
   const Average& average = plan.average;
   return sgdr_fused::average_weight(average,
                                     hyper_value(plan, average.weight, average.number, *plan.clock));

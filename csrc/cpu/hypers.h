@@ -4,13 +4,13 @@
 #include <array>
 #include <vector>
 
-#include "../fused_step.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 
-// The values at this step, per group.
+// The values at this step, for each group.
 inline std::vector<std::array<double, kMaxHypers>> hypers_of_groups(const Step& step) {
-  const Plan& plan = step.plan;
+  const PlanView& plan = step.plan;
   std::vector<std::array<double, kMaxHypers>> hypers(step.num_groups);
   for (int32_t group = 0; group < step.num_groups; ++group) {
     for (int k = 0; k < kMaxHypers; ++k) {

@@ -1,10 +1,10 @@
 // See instruction_set.h.
-#include "instruction_set.h"
+#include "cpu/instruction_set.h"
 
 #include <stdexcept>
 #include <utility>
 
-#include "../fused_step.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cpu {
 namespace {

@@ -1,21 +1,22 @@
 // Loops that are compiled for several instruction sets, of which the machine's best is used.
 #pragma once
 
-#include "../host_device.h"
+#include "math/host_device.h"
 
 namespace sgdr_fused::cpu {
 
 enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 
-// The one in use: the best that this machine has, unless use_instruction_set() chose another.
+// The instruction set in use: the best that this machine has, unless use_instruction_set() chose
+// another.
 extern InstructionSet instruction_set;
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SGDR_FUSED_X86 1
 #endif
 
-// The same text for each instruction set. Loop::run and all that it calls is always inlined, so
-// that no function of one set can be linked into another.
+// These compile the same source for each instruction set. Loop::run and all that it calls is always
+// inlined, so that no function of one set can be linked into another.
 template <class Loop, class... Arguments>
 void run_baseline(Arguments... arguments) {
   Loop::run(arguments...);

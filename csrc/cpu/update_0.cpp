@@ -1,8 +1,8 @@
 // The algorithms of part 0: see update.h. No torch.
-#include "update.h"
+#include "cpu/update.h"
 
 namespace sgdr_fused::cpu {
 
-template void update_part<0>(int, const Step&, const Clip*, const Threads&);
+template void update_part<0>(int, const Step&, const Threads&);
 
 }  // namespace sgdr_fused::cpu

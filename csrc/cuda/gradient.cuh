@@ -1,11 +1,11 @@
-// Gradients: in their parameter's type, or in 16 bits where that is float. Which of these is known
-// at run time only, since a kernel for each would be three times as much code for one load.
+// Gradients are stored in their parameter's type, or in 16 bits where that is float. Which it is,
+// is known at run time only: a kernel for each would be three times as much code for one load.
 #pragma once
 
 #include <type_traits>
 
-#include "../dtype.h"
-#include "vector.cuh"
+#include "cuda/vector.cuh"
+#include "math/dtype.h"
 
 namespace sgdr_fused::cuda {
 
@@ -29,7 +29,7 @@ __device__ void* grad_from_element(void* memory, Dtype dtype, int64_t element) {
       dtype, [&](auto type) -> void* { return static_cast<decltype(type)*>(memory) + element; });
 }
 
-// An element, as the parameter's type holds it; narrower ones all fit.
+// An element in the parameter's type, which holds every value of a narrower one.
 template <class param_t>
 __device__ param_t read_grad(void* memory, Dtype dtype, int64_t element) {
   return with_grad_type<param_t>(dtype, [&](auto type) {
@@ -54,11 +54,11 @@ __device__ void write_grad(void* memory, Dtype dtype, int64_t element, param_t g
   });
 }
 
-// As Share. Those of 16 bits beside floats come 64 bits at a time.
+// As Elements, of a gradient. Gradients of 16 bits beside floats come 64 bits at a time.
 template <class param_t, int kCount>
-struct GradShare {
-  static constexpr bool kWhole = Share<param_t, kCount>::kWhole;
-  Share<param_t, kCount> share;
+struct GradElements {
+  static constexpr bool kWhole = Elements<param_t, kCount>::kWhole;
+  Elements<param_t, kCount> wide;
 
   template <class grad_t>
   struct alignas(kVectorBytes / 2) Narrow {
@@ -69,14 +69,14 @@ struct GradShare {
     with_grad_type<param_t>(dtype, [&](auto type) {
       using grad_t = decltype(type);
       if constexpr (std::is_same_v<grad_t, param_t>) {
-        share.load(memory, element);
+        wide.load(memory, element);
       } else {
         Narrow<grad_t> narrow;
         load_bits<kWhole>(reinterpret_cast<int2*>(narrow.elements),
                           global<grad_t>(memory) + element);
 #pragma unroll
         for (int j = 0; j < Vector<param_t>::kCount; ++j) {
-          share.vector.elements[j] = sgdr_fused::load(narrow.elements[j]);
+          wide.vector.elements[j] = sgdr_fused::load(narrow.elements[j]);
         }
       }
     });
@@ -85,12 +85,12 @@ struct GradShare {
     with_grad_type<param_t>(dtype, [&](auto type) {
       using grad_t = decltype(type);
       if constexpr (std::is_same_v<grad_t, param_t>) {
-        share.store(memory, element);
+        wide.store(memory, element);
       } else {
         Narrow<grad_t> narrow;
 #pragma unroll
         for (int j = 0; j < Vector<param_t>::kCount; ++j) {
-          sgdr_fused::store(narrow.elements[j], share.vector.elements[j]);
+          sgdr_fused::store(narrow.elements[j], wide.vector.elements[j]);
         }
         store_bits<kWhole>(global<grad_t>(memory) + element,
                            reinterpret_cast<const int2*>(narrow.elements));
@@ -109,7 +109,7 @@ struct GradShare {
   __device__ void store_part(void* memory, Dtype dtype, int element) const {
     if constexpr (!kWhole) store(memory, dtype, element);
   }
-  __device__ param_t& at(int part, int j) { return share.at(part, j); }
+  __device__ param_t& at(int part, int j) { return wide.at(part, j); }
 };
 
 }  // namespace sgdr_fused::cuda

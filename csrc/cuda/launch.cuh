@@ -8,8 +8,8 @@ namespace sgdr_fused::cuda {
 constexpr int kThreads = 256;  // per block, of every kernel
 constexpr int kWarp = 32;
 
-// The runtime's function instead of <<<>>>, so that a host compiler reads these sources too
-// (tests/emulation).
+// It calls the runtime's function instead of using <<<>>>, so that a host compiler reads these
+// sources too (tests/emulation).
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
                    cudaStream_t stream, const Parameters&... parameters) {

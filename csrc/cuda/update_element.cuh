@@ -1,55 +1,14 @@
 // What a block does to one element, and to a chunk whose operands are not all dense.
 #pragma once
 
-#include "../clipping.h"
-#include "../fused_step.h"
-#include "../rounding.h"
-#include "gradient.cuh"
-#include "launch.cuh"
+#include "cuda/chunk_operands.cuh"
+#include "cuda/gradient.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/state_storage.cuh"
+#include "step/clipping.h"
+#include "step/fused_step.h"
 
 namespace sgdr_fused::cuda {
-
-// What becomes of a gradient on its way to the rule, from the kernel's arguments.
-struct GradChanges {
-  bool unscales, clips;
-};
-
-// By what. In shared memory and volatile, as ChunkMemory is.
-template <class T>
-struct GradFactors {
-  T scale, max_value, coefficient;
-};
-
-// Where a chunk begins, and what its elements have in common. It is in shared memory and read
-// through volatile references: where it is used, so that it takes no registers in between.
-struct ChunkMemory {
-  void* param;
-  void* grad;
-  void* states[kMaxStates];
-  void* average;       // null: there is none, or it stays as it is
-  int16_t* remainder;  // null: none
-  double average_weight;
-  LotKey key;
-  Dtype grad_dtype;
-  bool rounds_by_lot;
-  bool aligned;  // all of the above, to 128 bits
-};
-
-// `operand`: 0 is the parameter, 1 the first state. `by_lot` is chunk.rounds_by_lot, read once for
-// many.
-template <class T, class scalar_t>
-SGDR_HOST_DEVICE void store_rounded(scalar_t& to, T x, const volatile ChunkMemory&, bool, int,
-                                    int) {
-  store(to, x);
-}
-SGDR_HOST_DEVICE void store_rounded(BFloat16& to, float x, const volatile ChunkMemory& chunk,
-                                    bool by_lot, int operand, int element) {
-  if (by_lot) {
-    store_by_lot(to, x, lot_bits(chunk.key.words[operand], element));
-  } else {
-    store(to, x);
-  }
-}
 
 // The parameter as it is stored: with its remainder, where it has one.
 template <class param_t>
@@ -67,13 +26,13 @@ SGDR_HOST_DEVICE T clip_element(T g, GradChanges changes, const volatile GradFac
 }
 
 // Reads one element's operands, applies the rule, writes them back. The gradient is written only
-// where it is unscaled, as torch's fused optimizers do.
-template <int kStates, class Rule, class param_t, class state_t>
+// where it is unscaled, as torch's fused optimizers do. States: StateStorage::Element.
+template <class Rule, class param_t, class States>
 SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
                                      const volatile GradFactors<opmath_t<param_t>>& factors,
-                                     const volatile ChunkMemory& chunk, bool by_lot, int element,
-                                     param_t& param, bool has_remainder, int16_t& remainder,
-                                     param_t& grad, state_t* const* states) {
+                                     const volatile ChunkOperands& chunk, bool randomly,
+                                     int element, param_t& param, bool has_remainder,
+                                     int16_t& remainder, param_t& grad, const States& states) {
   using T = opmath_t<param_t>;
   T p = load_param(param, has_remainder, remainder), g = load(grad);
   if (changes.unscales) {
@@ -81,49 +40,43 @@ SGDR_HOST_DEVICE void update_element(const Rule& rule, GradChanges changes,
     store(grad, g);
   }
   g = clip_element<T>(g, changes, factors);
-  T s[kStates > 0 ? kStates : 1] = {};
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) s[k] = load(*states[k]);
+  T s[States::kAtLeastOne] = {};
+  states.load(s);
   rule(p, g, s);
   if constexpr (sizeof(param_t) == sizeof(int16_t)) {
     if (has_remainder) split(param, remainder, p);
   }
-  if (!has_remainder) store_rounded(param, p, chunk, by_lot, 0, element);
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) store_rounded(*states[k], s[k], chunk, by_lot, 1 + k, element);
+  if (!has_remainder) store_rounded(param, p, chunk, randomly, 0, element);
+  states.store(s, chunk, randomly, element);
 }
 
-// Elements of a chunk of `count`, through a layout, from the one with the coordinates `start` on.
+// Updates `count` elements through a layout, from the one with the coordinates `start` on.
 template <int kStates, class Rule, class param_t, class state_t>
 __device__ void update_strided(const Rule& rule, GradChanges changes,
                                const volatile GradFactors<opmath_t<param_t>>& factors,
-                               const volatile ChunkMemory& chunk, const Tensor& tensor,
+                               const volatile ChunkOperands& chunk, const Tensor& tensor,
                                const Layout& layout, void* grad, const int64_t (&start)[kMaxDims],
                                int count) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < count; i += kThreads) {
     int64_t offsets[2 + kStates];
     offsets_of<kParam>(layout, start, i, offsets);
-    state_t* states[kMaxStates] = {};
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) {
-      states[k] = static_cast<state_t*>(tensor.states[k]) + offsets[2 + k];
-    }
+    const auto states = StateStorage<state_t>::template at_offsets<kStates>(tensor, offsets + 2);
     const bool has_remainder = tensor.remainder != nullptr;
     int64_t at[1] = {};
     if (has_remainder) offsets_of<kRemainder>(layout, start, i, at);
     int16_t remainder = has_remainder ? tensor.remainder[at[0]] : int16_t{0};
     param_t g = read_grad<param_t>(grad, tensor.grad_dtype, offsets[1]);
-    update_element<kStates>(rule, changes, factors, chunk, chunk.rounds_by_lot, i,
-                            static_cast<param_t*>(tensor.param)[offsets[0]], has_remainder,
-                            remainder, g, states);
+    update_element(rule, changes, factors, chunk, chunk.rounds_randomly, i,
+                   static_cast<param_t*>(tensor.param)[offsets[0]], has_remainder, remainder, g,
+                   states);
     if (changes.unscales) write_grad(grad, tensor.grad_dtype, offsets[1], g);
     if (has_remainder) tensor.remainder[at[0]] = remainder;
   }
 }
 
-// Only the averages of a chunk: of a tensor that has no gradient at this step, or a layout. Each
-// thread takes the elements that update_strided gives it.
+// Brings only the averages of a chunk up to date: of a tensor that has no gradient at this step, or
+// that has a layout. Each thread takes the elements that update_strided gives it.
 template <class param_t>
 __device__ void average_elements(const AverageRule<opmath_t<param_t>>& rule, const Tensor& tensor,
                                  const Layout* layout, const int64_t (&start)[kMaxDims],

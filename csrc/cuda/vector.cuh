@@ -1,4 +1,4 @@
-// 128 bits of global memory at a time.
+// Accesses to global memory, 128 bits at a time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,8 +21,8 @@ __device__ scalar_t* global(void* pointer) {
   return static_cast<scalar_t*>(pointer);
 }
 
-// An int4 or int2 from global memory or to it. kOnce: no thread comes back to what lies around it,
-// so that the caches need not keep it.
+// Loads and stores of an int4 or int2 in global memory. kOnce: no thread comes back to what lies
+// around it, so the caches need not keep it.
 template <bool kOnce, class Bits>
 __device__ void load_bits(Bits* to, const void* memory) {
   const Bits* from = static_cast<const Bits*>(memory);
@@ -42,17 +42,17 @@ __device__ void store_bits(void* memory, const Bits* from) {
   }
 }
 
-// Whether what is accessed by vectors of kCount elements is asked for only once. Not where they
-// come in parts: what lies between a thread's part and the next thread's is their other part. Nor
-// in double, whose accesses, told so, take more registers than there are (sm_80).
+// Whether what is accessed by vectors of kCount elements is asked for only once. It is not where
+// they come in parts: between a thread's part and the next thread's lies their other part. In
+// double the accesses, told so, would take more registers than there are (sm_80).
 template <class scalar_t, int kCount>
 constexpr bool kAskedOnce = Vector<scalar_t>::kCount == kCount && sizeof(scalar_t) < sizeof(double);
 
-// One operand's share of an iteration, kCount elements. A narrow type's is one vector. A wider
-// type's comes in as many vectors one after the other, the parts: at once they would take too many
-// registers.
+// The kCount elements of one operand that a thread has in an iteration. Those of a narrow type are
+// one vector. Those of a wider type come in several vectors one after the other, the parts: all at
+// once they would take too many registers.
 template <class scalar_t, int kCount, bool kOnce = kAskedOnce<scalar_t, kCount>>
-struct Share {
+struct Elements {
   static constexpr bool kWhole = Vector<scalar_t>::kCount == kCount;
   Vector<scalar_t> vector;
 
@@ -75,7 +75,7 @@ struct Share {
   __device__ void store_part(void* memory, int element) const {
     if constexpr (!kWhole) store(memory, element);
   }
-  // Element j of the part that begins with element `part` of the share.
+  // Element j of the part that begins with element `part` of them.
   __device__ scalar_t& at(int part, int j) { return vector.elements[kWhole ? part + j : j]; }
 };
 

@@ -3,9 +3,9 @@
 
 #include <cuda_runtime.h>
 
-#include "arguments.cuh"
-#include "update_element.cuh"
-#include "vector.cuh"
+#include "cuda/arguments.cuh"
+#include "cuda/update_element.cuh"
+#include "cuda/vector.cuh"
 
 namespace sgdr_fused::cuda {
 
@@ -15,22 +15,22 @@ template <class Algorithm, class param_t>
 constexpr int kBlocksPerMultiprocessor =
     sizeof(opmath_t<param_t>) == sizeof(double) && Algorithm::kMaxStates >= 2 ? 3 : 4;
 
-// The elements of a chunk draw lots with one key.
+// The elements of a chunk are rounded at random with one key.
 static_assert(kCell % kChunk == 0 && kChunk % kShortestUpdate == 0);
 
-// How many values a block that looks ahead makes.
-constexpr int kAheadPerBlock = kThreads - kWarp - (kMaxHypers + 1);
+// How many of the next step's values a block makes, of those that make any.
+constexpr int kNextValuesPerBlock = kThreads - kWarp - (kMaxHypers + 1);
 
-// What a block works on. In shared memory, because registers are scarce.
+// What a block works on. It is in shared memory, because registers are scarce.
 struct Work {
   Chunk chunk;
   Tensor tensor;
-  Known known;
+  ParamStats stats;
   void* grad;
   double hypers[kMaxHypers];
   double constants[kMaxConstants];
   double average_weight;
-  ChunkMemory memory;
+  ChunkOperands operands;
   int64_t begin;  // first element of the chunk
   int count;
   int64_t start[kMaxDims];  // its coordinates, where there is a layout
@@ -42,10 +42,10 @@ __device__ void* from_element(void* memory, int64_t element) {
   return memory == nullptr ? nullptr : static_cast<scalar_t*>(memory) + element;
 }
 
-// By one thread: the chunk's elements and their memory.
+// One thread finds the chunk's elements and where its operands are.
 template <class param_t, class state_t>
-__device__ void find_memory(Work& work, const Header& header, const Chunk& chunk, void* grad) {
-  const Plan& plan = header.plan;
+__device__ void find_operands(Work& work, const Header& header, const Chunk& chunk, void* grad) {
+  const PlanView& plan = header.plan;
   work.chunk = chunk;
   const Tensor tensor = work.tensor = plan.tensors[chunk.tensor];
   const int64_t begin = work.begin = first_element(chunk, header.chunk_size);
@@ -53,46 +53,47 @@ __device__ void find_memory(Work& work, const Header& header, const Chunk& chunk
   work.count = num_elements(chunk, tensor, header.chunk_size);
   if (tensor.layout >= 0) coordinates_of(plan.layouts[tensor.layout], begin, work.start);
 
-  ChunkMemory& memory = work.memory;
-  memory.param = from_element<param_t>(tensor.param, begin);
-  memory.grad = grad_from_element<param_t>(grad, tensor.grad_dtype, begin);
-  memory.grad_dtype = tensor.grad_dtype;
-  memory.average = from_element<opmath_t<param_t>>(tensor.average, begin);
-  memory.remainder = static_cast<int16_t*>(from_element<int16_t>(tensor.remainder, begin));
-  uintptr_t all =
-      reinterpret_cast<uintptr_t>(memory.param) | reinterpret_cast<uintptr_t>(memory.grad) |
-      reinterpret_cast<uintptr_t>(memory.average) | reinterpret_cast<uintptr_t>(memory.remainder);
+  ChunkOperands& operands = work.operands;
+  operands.param = from_element<param_t>(tensor.param, begin);
+  operands.grad = grad_from_element<param_t>(grad, tensor.grad_dtype, begin);
+  operands.grad_dtype = tensor.grad_dtype;
+  operands.average = from_element<opmath_t<param_t>>(tensor.average, begin);
+  operands.remainder = static_cast<int16_t*>(from_element<int16_t>(tensor.remainder, begin));
+  uintptr_t all = reinterpret_cast<uintptr_t>(operands.param) |
+                  reinterpret_cast<uintptr_t>(operands.grad) |
+                  reinterpret_cast<uintptr_t>(operands.average) |
+                  reinterpret_cast<uintptr_t>(operands.remainder);
 #pragma unroll
   for (int k = 0; k < kMaxStates; ++k) {
-    memory.states[k] = from_element<state_t>(tensor.states[k], begin);
-    all |= reinterpret_cast<uintptr_t>(memory.states[k]);
+    operands.states[k] = StateStorage<state_t>::from_element(tensor.states[k], begin);
+    all |= reinterpret_cast<uintptr_t>(operands.states[k]);
   }
-  memory.aligned = all % kVectorBytes == 0;
+  operands.aligned = all % kVectorBytes == 0;
 }
 
-// By the threads from the second warp on, one value each, so that the schedules' long code stands
-// in the kernel once: this step's of the chunk's group; this step's weight of the averages; and, by
-// the blocks that look ahead, those that are scheduled, of the next step.
+// The threads from the second warp on find one value each, so that the schedules' long code stands
+// in the kernel once: this step's values of the chunk's group; this step's weight of the averages;
+// and, in the blocks that make them, the scheduled values of the next step.
 inline __device__ void find_hypers(Work& work, const Header& header, const double* numbers,
                                    const Chunk* chunk) {
-  const Plan& plan = header.plan;
+  const PlanView& plan = header.plan;
   const int k = static_cast<int>(threadIdx.x) - kWarp;
   const bool is_weight = k == kMaxHypers, is_next = k > kMaxHypers;
-  const bool looks_ahead = blockIdx.x < header.num_ahead;
-  if (k < 0 || (looks_ahead ? k < kMaxHypers : is_next)) return;
+  const bool makes_next = blockIdx.x < header.num_next_blocks;
+  if (k < 0 || (makes_next ? k < kMaxHypers : is_next)) return;
   const int32_t weight = num_hypers(plan) - 1;
   const int32_t group = k < kMaxHypers ? plan.tensors[chunk->tensor].group : 0;
   const int32_t number = is_weight ? weight
-                         : is_next ? blockIdx.x * kAheadPerBlock + k - kMaxHypers - 1
+                         : is_next ? blockIdx.x * kNextValuesPerBlock + k - kMaxHypers - 1
                                    : group * kMaxHypers + k;
   if (number > weight) return;
   const Hyper& hyper = hyper_of(plan, number);
   const bool is_scheduled = hyper.source == Source::kSchedule;
   if (is_next && !is_scheduled) return;
   const int64_t step = *plan.clock + is_next;
-  double* ahead = plan.ahead.values + (step & 1) * (weight + 1) + number;
-  double value = *ahead;  // before it is known whether it is of use, for that takes as long
-  const bool is_made = plan.ahead.steps[step & 1] == step;
+  double* stored = plan.next_values.values + (step & 1) * (weight + 1) + number;
+  double value = *stored;  // before it is known whether it is of use, for that takes as long
+  const bool is_made = plan.next_values.steps[step & 1] == step;
   if (is_next || !is_scheduled || !is_made) {
     value = is_weight ? plan.average.number
             : is_next ? 0.0
@@ -100,7 +101,7 @@ inline __device__ void find_hypers(Work& work, const Header& header, const doubl
     value = hyper_value(plan, hyper, value, step);
   }
   if (is_next) {
-    *ahead = value;
+    *stored = value;
   } else if (is_weight) {
     work.average_weight = average_weight(plan.average, value);
   } else {
@@ -108,45 +109,40 @@ inline __device__ void find_hypers(Work& work, const Header& header, const doubl
   }
 }
 
-// By all threads of a block, each warp on its own, for the loads of one do not wait for those of
-// another. `index` is the chunk's, of the launch's; of a block without one it is none of these.
+// All threads of a block do this, each warp on its own, for the loads of one do not wait for those
+// of another. `index` is the chunk's place among the launch's; a block without a chunk has an index
+// that is no place.
 template <class Algorithm, class param_t, class state_t>
 __device__ void find_work(Work& work, const Header& header, const double* numbers,
                           void* const* grads, int64_t index) {
-  const Plan& plan = header.plan;
+  const PlanView& plan = header.plan;
   const bool has_chunk = index >= 0 && index < header.num_chunks;
   const Chunk* chunk = has_chunk ? header.chunks + header.first_chunk + index : nullptr;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (has_chunk && threadIdx.x == 0) {
-    find_memory<param_t, state_t>(work, header, *chunk, grads[chunk->tensor - header.first_tensor]);
+    find_operands<param_t, state_t>(work, header, *chunk,
+                                    grads[chunk->tensor - header.first_tensor]);
   }
   if (has_chunk && warp == 2 && lane == 0) {
-    work.known = known_of<Algorithm>(plan, plan.tensors[chunk->tensor], chunk->tensor);
+    work.stats = param_stats_of<Algorithm>(plan, plan.tensors[chunk->tensor], chunk->tensor);
   }
   if (has_chunk && warp == 3 && lane < kMaxConstants) {
     work.constants[lane] = plan.groups[plan.tensors[chunk->tensor].group].constants[lane];
   }
-  if (has_chunk || header.num_ahead > 0) find_hypers(work, header, numbers, chunk);
+  if (has_chunk || header.num_next_blocks > 0) find_hypers(work, header, numbers, chunk);
 }
 
-// By one thread, of the work that was found: what the update has to know beside its operands.
-inline __device__ void finish_memory(Work& work, const Plan& plan, int64_t clock) {
-  ChunkMemory& memory = work.memory;
-  if (work.average_weight == 0.0) memory.average = nullptr;
-  memory.average_weight = work.average_weight;
-  memory.rounds_by_lot = plan.rounds_by_lot;
-  if (plan.rounds_by_lot) {
-    memory.key = lot_key({plan.seed, clock, work.tensor.index}, work.begin / kCell);
+// One thread adds, to the work that was found, what the update has to know beside its operands.
+inline __device__ void finish_operands(Work& work, const PlanView& plan, int64_t clock) {
+  ChunkOperands& operands = work.operands;
+  if (work.average_weight == 0.0) operands.average = nullptr;
+  operands.average_weight = work.average_weight;
+  operands.rounds_randomly = plan.rounds_randomly;
+  if (plan.rounds_randomly) {
+    operands.key = rounding_key({plan.seed, clock, work.tensor.index}, work.begin / kCell);
 #pragma unroll
-    for (uint32_t& word : memory.key.words) word += static_cast<uint32_t>(work.begin % kCell);
+    for (uint32_t& word : operands.key.words) word += static_cast<uint32_t>(work.begin % kCell);
   }
-}
-
-template <class T>
-__device__ GradFactors<T> grad_factors(const Header& header) {
-  return {header.grad_scale == nullptr ? T(1) : static_cast<T>(*header.grad_scale),
-          static_cast<T>(header.plan.clipping.max_value),
-          static_cast<T>(clip_coefficient(header.plan.clipping))};
 }
 
 }  // namespace sgdr_fused::cuda

@@ -3,23 +3,23 @@
 
 #include <cmath>
 
-#include "../host_device.h"
+#include "math/host_device.h"
 
 namespace sgdr_fused {
 
 // Sums over the elements of a parameter.
 struct Squares {
-  double param;      // of its squares
-  double direction;  // of those of what Rule::direction() gives
+  double param;      // the squares of the elements themselves
+  double direction;  // the squares of what Rule::direction() gives for each
 };
 
-// What a step knows of a parameter beforehand.
-struct Known {
-  double steps;     // how many updates that count it has behind it
-  double product;   // of the factors of those
+// What a step knows about a parameter before it updates it.
+struct ParamStats {
+  double steps;     // how many updates that count it has had
+  double product;   // of the factors of those updates
   Squares squares;  // where the algorithm measures
 
-  SGDR_HOST_DEVICE bool operator==(const Known& other) const {
+  SGDR_HOST_DEVICE bool operator==(const ParamStats& other) const {
     return steps == other.steps && product == other.product &&
            squares.param == other.squares.param && squares.direction == other.squares.direction;
   }
@@ -33,19 +33,21 @@ struct Defaults {
   SGDR_HOST_DEVICE static double factor(const double*, const double*, double) { return 1.0; }
 };
 
-// Correctly rounded on both sides; the overloads of ::sqrt differ between compilers.
+// Correctly rounded on the host and on the device; the overloads of ::sqrt differ between
+// compilers.
 SGDR_HOST_DEVICE float sqrt_of(float x) { return sqrtf(x); }
 SGDR_HOST_DEVICE double sqrt_of(double x) { return sqrt(x); }
 SGDR_HOST_DEVICE float abs_of(float x) { return fabsf(x); }
 SGDR_HOST_DEVICE double abs_of(double x) { return fabs(x); }
 
-// The larger of two, or NaN where either is.
+// The larger of two numbers, or NaN where either is one.
 template <class T>
 SGDR_HOST_DEVICE T larger(T a, T b) {
   return a > b || a != a ? a : b;
 }
 
-// What to descend along: the gradient, of the objective or of its negative, and the coupled decay.
+// The direction to descend along: the gradient of the objective, or of its negative, with the
+// coupled decay added.
 template <class T>
 SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
   g = maximize ? -g : g;
@@ -53,7 +55,8 @@ SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
   return weight_decay != 0 ? g + weight_decay * p : g;
 }
 
-// From start to end by weight, from the nearer one, so that both ends are exact as in torch's lerp.
+// Goes from start to end by weight, beginning at the nearer of the two, so that both ends are
+// exact, as in torch's lerp.
 template <class T>
 SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
   const T change = end - start;

@@ -7,14 +7,14 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import _backend, _checks, _plot, reference
+from .. import _checks, _plot, reference
+from .._native import backends
 from . import _sizes
 from ._dicts import read
 
@@ -47,36 +47,30 @@ def refuse_foreign(name: str, value: Any, kind: str) -> None:
 
 
 def _made(kind: str, *fields: Any) -> Schedule:
-    """A schedule of a class that inherits from Schedule, so that its module is not there yet when this one is."""
+    """A schedule of that kind. Its class inherits from Schedule, so this module cannot import it: it is registered."""
     make: Any = _kinds[kind]
     return make(*fields)
 
 
-class Kind(IntEnum):
-    """``ScheduleKind`` of csrc/schedules.h, which says what each makes of a segment's numbers."""
-
-    CONSTANT = 0
-    COSINE_WARM_RESTARTS = 1
-    TRIANGULAR = 2
-    RAMP = 3
-    POLYNOMIAL = 4
-    STEP = 5
-    INVERSE_TIME = 6
-    TABLE = 7
-    CYCLE_END = 8
-
-
 class Segment(NamedTuple):
-    """A curve and the steps at which it holds: ``Segment`` of csrc/schedules.h."""
+    """A curve and the steps at which it holds: ``Segment`` of csrc/math/schedules.h.
 
-    kind: Kind
-    mode: int = 0
+    csrc/math/schedule_names.h has the names of the kinds and modes.
+    """
+
+    kind: str
+    mode: str = "none"  # the form of a ramp or of a triangular curve; other kinds have no modes
     values: Sequence[float] = ()
     lengths: Sequence[int] = ()
-    table: Sequence[float] = ()  # of steps; for Kind.TABLE of values
+    table: Sequence[float] = ()  # of steps; where the kind is "table", of values
     first_step: int = 0
     shift: int = 0
     scale: float = 1.0
+
+
+def _compiled_by(extension: Any, segments: list[Segment]) -> Any:
+    """The C++ form of a schedule that consists of these segments."""
+    return extension.CompiledSchedule([extension.Segment(**segment._asdict()) for segment in segments])
 
 
 @dataclass(frozen=True)
@@ -227,7 +221,7 @@ class Schedule:
         return type(self), tuple(self._fields().values())  # not the compiled form
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Schedule:
-        return type(self)(*self._fields().values())  # what it is made of is as immutable
+        return type(self)(*self._fields().values())  # its fields are immutable too
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -239,7 +233,7 @@ class Schedule:
 
     @functools.cached_property
     def _reference(self) -> Callable[[int], float]:
-        """The function of reference.py that is named like the class, with our fields."""
+        """The function of the reference that is named like the class, with our fields."""
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         return functools.partial(
             getattr(reference, name), **{key: _by_reference(value) for key, value in self._fields().items()}
@@ -251,7 +245,7 @@ class Schedule:
 
     @functools.cached_property
     def _first_cycle(self) -> tuple[int, int, int | None]:
-        """That of step 0, which composed schedules ask for at every step."""
+        """The cycle of step 0, which composed schedules ask for at every step."""
         return self._cycle(0)
 
     def _has_cycles_from(self, step: int) -> bool:
@@ -264,34 +258,34 @@ class Schedule:
 
     @functools.cached_property
     def _size(self) -> _sizes.Size:
-        return _sizes.of_segments(self._segments())
+        segments = self._segments()
+        return _sizes.of_segments([len(each.table) for each in segments], [each.shift for each in segments])
 
     def _curve(self) -> Segment:
         """The one curve of a schedule that is not put together from others."""
         raise NotImplementedError
 
     def _segments(self) -> list[Segment]:
-        """In ascending order of first_step."""
+        """The segments, in ascending order of first_step."""
         return [self._curve()]
 
     def _cycle_ends(self) -> list[Segment]:
         """``is_cycle_end`` as segments: 1 where it is True, else 0."""
-        return [Segment(Kind.CONSTANT, values=[0.0])]
+        return [Segment("constant", values=[0.0])]
 
     @functools.cached_property
     def _compiled_cycle_ends(self) -> Any:
         """Their C++ form; there has to be an extension."""
-        extension: Any = _backend.load()
-        return extension.CompiledSchedule(self._cycle_ends())
+        return _compiled_by(backends.load(), self._cycle_ends())
 
     @property
     def _compiled(self) -> Any:
         """The C++ form, made once; None without an extension."""
         compiled = self.__dict__.get("_cached")
         if compiled is None:
-            extension = _backend.load()
+            extension = backends.load()
             if extension is not None:
-                compiled = extension.CompiledSchedule(self._segments())
+                compiled = _compiled_by(extension, self._segments())
                 self._set(_cached=compiled)
         return compiled
 

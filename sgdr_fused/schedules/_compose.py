@@ -12,7 +12,7 @@ from typing import Any
 from .. import _checks
 from .._messages import shown
 from . import _sizes
-from ._base import Kind, Schedule, Segment, refuse_foreign
+from ._base import Schedule, Segment, refuse_foreign
 
 
 def checked(name: str, value: Any) -> Schedule:
@@ -26,7 +26,7 @@ def checked(name: str, value: Any) -> Schedule:
 
 
 def _from_step(segments: list[Segment], step: int) -> list[Segment]:
-    """What holds at `step` and later, with steps counted from there."""
+    """The segments that hold at `step` and later, with steps counted from there."""
     now = max(segment.first_step for segment in segments if segment.first_step <= step)
     return [
         segment._replace(first_step=max(segment.first_step - step, 0), shift=segment.shift + step)
@@ -36,7 +36,7 @@ def _from_step(segments: list[Segment], step: int) -> list[Segment]:
 
 
 def _delayed(segments: list[Segment], steps: int) -> list[Segment]:
-    """Without those that would begin after the last step of all, and after what 64 bits hold."""
+    """The same segments so many steps later, without those that would begin after the last step of all."""
     return [
         segment._replace(first_step=segment.first_step + steps, shift=segment.shift - steps)
         for segment in segments
@@ -173,8 +173,8 @@ class Warmup(Schedule):
 
     def _segments(self) -> list[Segment]:
         rise = Segment(
-            Kind.RAMP,
-            0,  # RampMode::kLinear
+            "ramp",
+            "linear",
             [self.start_factor, 1.0, 0.0, 0.0],
             [self.steps, self.steps],
             scale=self.schedule(0),
@@ -264,7 +264,7 @@ class Sequential(Schedule):
 
     @functools.cached_property
     def _cycles_before(self) -> list[int]:
-        """Each part."""
+        """How many cycles there are before each part."""
         counts = [
             schedule._cycle(steps - 1)[0] - schedule._first_cycle[0] + 1 for schedule, steps in self.schedules[:-1]
         ]
@@ -274,7 +274,7 @@ class Sequential(Schedule):
         return [segment for part in self._delayed_parts(lambda schedule: schedule._segments()) for segment in part]
 
     def _cycle_ends(self) -> list[Segment]:
-        """Those of the parts, and the last step of each part that another follows."""
+        """The ends of the parts' cycles, and the last step of each part that another follows."""
         result: list[Segment] = []
         for part, next_begin in itertools.zip_longest(
             self._delayed_parts(lambda schedule: schedule._cycle_ends()), self._begins[1:]
@@ -283,7 +283,7 @@ class Sequential(Schedule):
                 result += part
             else:
                 result += [segment for segment in part if segment.first_step < next_begin - 1]
-                result.append(Segment(Kind.CONSTANT, values=[1.0], first_step=next_begin - 1))
+                result.append(Segment("constant", values=[1.0], first_step=next_begin - 1))
         return result
 
     def _delayed_parts(self, segments_of: Callable[[Schedule], list[Segment]]) -> list[list[Segment]]:

@@ -1,4 +1,4 @@
-"""Cosines that come back to where they started, in a jump or as they went."""
+"""Schedules along cosines that come back to where they started: by a jump, or along the same curve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
 # Cycles of growing length that are told apart, and where the last of them ends at the latest: 64-bit
 # integers hold no more. After that, its length repeats.
@@ -21,7 +21,7 @@ LAST_START = 2**62
 
 
 def _cosine_cycle(t: int, starts: Sequence[int]) -> tuple[int, int, int]:
-    """Where cycles of given starts, and the end of the last one, have step ``t``; the last length repeats."""
+    """The cycle that has step ``t``, among cycles with these starts and this end; the last length repeats."""
     index = bisect.bisect_right(starts, t) - 1
     if index < len(starts) - 1:
         return index, t - starts[index], starts[index + 1] - starts[index]
@@ -115,10 +115,10 @@ class CosineWarmRestarts(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
-        return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[self.T_0], table=self._cycle_starts)
+        return Segment("cosine_warm_restarts", values=values, lengths=[self.T_0], table=self._cycle_starts)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[self.T_0], table=self._cycle_starts)]
+        return [Segment("cycle_end", lengths=[self.T_0], table=self._cycle_starts)]
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,10 @@ class CosineCycles(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.max_lr, self.eta_min, self.max_decay, self.min_decay]
-        return Segment(Kind.COSINE_WARM_RESTARTS, values=values, lengths=[1], table=self._cycle_starts)
+        return Segment("cosine_warm_restarts", values=values, lengths=[1], table=self._cycle_starts)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[1], table=self._cycle_starts)]
+        return [Segment("cycle_end", lengths=[1], table=self._cycle_starts)]
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,8 @@ class CosineAnnealing(Schedule):
 
     def _curve(self) -> Segment:
         values = [self.eta_min, self.max_lr, 1.0]
-        # Mode 3: TriangularMode::kCosine of csrc/schedules.h, from its peak on.
-        return Segment(Kind.TRIANGULAR, 3, values, [self.T_max, self.T_max], shift=self.T_max)
+        # From the peak on.
+        return Segment("triangular", "cosine", values, [self.T_max, self.T_max], shift=self.T_max)
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[2 * self.T_max])]
+        return [Segment("cycle_end", lengths=[2 * self.T_max])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
 
 def _grown(lr: float, gamma: float, times: float = math.inf) -> float:
@@ -57,7 +57,7 @@ class Exponential(Schedule):
         return _grown(self.lr, self.gamma)
 
     def _curve(self) -> Segment:
-        return Segment(Kind.STEP, values=[self.lr, self.gamma], lengths=[1])
+        return Segment("step", values=[self.lr, self.gamma], lengths=[1])
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Step(Schedule):
         return _grown(self.lr, self.gamma)
 
     def _curve(self) -> Segment:
-        return Segment(Kind.STEP, values=[self.lr, self.gamma], lengths=[self.step_size])
+        return Segment("step", values=[self.lr, self.gamma], lengths=[self.step_size])
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class MultiStep(Schedule):
         return _grown(self.lr, self.gamma, len(self.milestones))
 
     def _curve(self) -> Segment:
-        return Segment(Kind.STEP, values=[self.lr, self.gamma], lengths=[1], table=[0, *self.milestones])
+        return Segment("step", values=[self.lr, self.gamma], lengths=[1], table=[0, *self.milestones])
 
 
 @dataclass(frozen=True)
@@ -181,4 +181,4 @@ class InverseTime(Schedule):
         return self.lr
 
     def _curve(self) -> Segment:
-        return Segment(Kind.INVERSE_TIME, values=[self.lr, self.k])
+        return Segment("inverse_time", values=[self.lr, self.k])

@@ -1,4 +1,4 @@
-"""From torch's schedulers to Schedules that go on where they stand."""
+"""Makes Schedules of torch's schedulers, which go on where those stand."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
-# To the RampMode of csrc/schedules.h.
-_STRATEGIES = {"linear": 0, "cos": 2}
+# To the mode of a ramp.
+_STRATEGIES = {"linear": "linear", "cos": "half_cosine"}
 
 
 class _Cycle(Schedule):
@@ -45,14 +45,14 @@ class _Cycle(Schedule):
         raise NotImplementedError
 
     def _phase_ends(self) -> tuple[float, ...]:
-        """As torch computes them: a phase may end between two steps, or before step 0."""
+        """The phases' ends as torch computes them: a phase may end between two steps, or before step 0."""
         rise = self.pct_start * self.total_steps
         last = float(self.total_steps - 1)
         return (rise - 1, 2 * rise - 2, last) if self.three_phase else (rise - 1, last)
 
     def _cycle_ends(self) -> list[Segment]:
-        after = Segment(Kind.CONSTANT, values=[0.0], first_step=self.total_steps)
-        return [Segment(Kind.CYCLE_END, lengths=[self.total_steps]), after]
+        after = Segment("constant", values=[0.0], first_step=self.total_steps)
+        return [Segment("cycle_end", lengths=[self.total_steps]), after]
 
     def _segments(self) -> list[Segment]:
         corners, segments = self._corners(), []
@@ -63,7 +63,7 @@ class _Cycle(Schedule):
                 zero = math.floor(begin)
                 segments.append(
                     Segment(
-                        Kind.RAMP,
+                        "ramp",
                         _STRATEGIES[self.anneal_strategy],
                         [start_value, end_value, begin - zero, end - math.floor(end)],
                         [math.floor(end) - zero, held_from - zero],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .._messages import shown
 from . import _sizes
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 from ._compose import checked
 from ._ramps import Constant
 
@@ -51,7 +51,7 @@ class Product(Schedule):
                 raise ValueError(f"factors must be at most {_sizes.MAX_SCHEDULES:,}, got {shown(self.factors)}")
         constant, curves, merged = _apart(factors)
         bounds = [curve.upper_bound for curve in curves]
-        # In the order of the reference, and in the device's. 0 times what has become infinite is no number.
+        # The order is that of the reference and the device, because 0 times an infinite product is no number.
         products = [constant, math.prod(factor.upper_bound for factor in merged)]
         products += [math.prod([*bounds[:0:-1], bounds[0] * constant])] if bounds else []
         if not all(map(math.isfinite, products)) and not any(map(math.isinf, bounds)):
@@ -65,7 +65,7 @@ class Product(Schedule):
 
     @functools.cached_property
     def _leader(self) -> Schedule | None:
-        """Whose cycles those of the product are: without any, those of the first whose parts end."""
+        """The factor whose cycles the product has: the first with cycles, else the first whose parts end."""
         has_cycles = (factor for factor in self.factors if factor.has_cycles)
         has_ends = (factor for factor in self.factors if factor._first_cycle[2] is not None)
         return next(itertools.chain(has_cycles, has_ends), None)
@@ -104,7 +104,7 @@ def _apart(factors: list[Schedule]) -> tuple[float, list[Schedule], tuple[Schedu
     constants = [factor for factor in factors if isinstance(factor, Constant)]
     curves = [factor for factor in factors if not isinstance(factor, Constant)]
     value = math.prod(constant.value for constant in constants)
-    if len(constants) < 2 or not math.isfinite(value):  # which is refused
+    if len(constants) < 2 or not math.isfinite(value):  # such a product is refused
         return value, curves, tuple(factors)
     place = factors.index(constants[0])
     return value, curves, (*curves[:place], Constant(value), *curves[place:])
@@ -117,8 +117,8 @@ def _groups(segments: list[Segment]) -> dict[int, list[Segment]]:
 
 def _without_constants(segments: list[Segment]) -> list[Segment]:
     """The same product in which constants scale the first of the others, if there is one."""
-    curves = [s for s in segments if s.kind != Kind.CONSTANT]
+    curves = [s for s in segments if s.kind != "constant"]
     if not curves:
         return segments
-    scale = math.prod(s.scale * s.values[0] for s in segments if s.kind == Kind.CONSTANT)
+    scale = math.prod(s.scale * s.values[0] for s in segments if s.kind == "constant")
     return [curves[0]._replace(scale=curves[0].scale * scale), *curves[1:]]

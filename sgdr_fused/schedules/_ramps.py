@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import _checks
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
 
 def last_step_of_fall(start: float, end: float, steps: int, inside: bool) -> int | None:
@@ -33,7 +33,7 @@ class Constant(Schedule):
         self._set(value=_checks.rate("value", self.value))
 
     def _curve(self) -> Segment:
-        return Segment(Kind.CONSTANT, values=[self.value])
+        return Segment("constant", values=[self.value])
 
     @property
     def upper_bound(self) -> float:
@@ -48,7 +48,7 @@ class _Ramp(Schedule):
     end: float
     steps: int
 
-    _mode: ClassVar[int]  # RampMode of csrc/schedules.h
+    _mode: ClassVar[str]  # of the ramp
 
     def __post_init__(self) -> None:
         self._set(
@@ -65,7 +65,7 @@ class _Ramp(Schedule):
         return last_step_of_fall(self.start, self.end, self.steps, inside)
 
     def _curve(self) -> Segment:
-        return Segment(Kind.RAMP, self._mode, [self.start, self.end, 0.0, 0.0], [self.steps, self.steps])
+        return Segment("ramp", self._mode, [self.start, self.end, 0.0, 0.0], [self.steps, self.steps])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LinearRamp(_Ramp):
     Source: the ramp of Smith's range test (2015), section 3.3; ``torch.optim.lr_scheduler.LinearLR``.
     """
 
-    _mode: ClassVar[int] = 0
+    _mode: ClassVar[str] = "linear"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class ExponentialRamp(_Ramp):
     Source: the usual form of the range test; optax's ``exponential_decay``.
     """
 
-    _mode: ClassVar[int] = 1
+    _mode: ClassVar[str] = "exponential"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +148,7 @@ class HalfCosine(_Ramp):
     Source: Loshchilov & Hutter, "SGDR" (2017), eq. 5, without the restart.
     """
 
-    _mode: ClassVar[int] = 2
+    _mode: ClassVar[str] = "half_cosine"
 
 
 @dataclass(frozen=True)
@@ -198,4 +198,4 @@ class Polynomial(Schedule):
         return last_step_of_fall(self.start, self.end, self.steps, inside)
 
     def _curve(self) -> Segment:
-        return Segment(Kind.POLYNOMIAL, values=[self.start, self.end, self.power], lengths=[self.steps])
+        return Segment("polynomial", values=[self.start, self.end, self.power], lengths=[self.steps])

@@ -1,4 +1,4 @@
-"""How large a schedule is that is made of others, known before anything is done with it.
+"""The size of a schedule that is made of others, which is known before anything is done with it.
 
 The same schedule may stand in another many times, and again in a third: a few lines of Python or of a file describe
 more segments than there is memory. So each is measured when it is made, from what its parts have measured; what is
@@ -9,12 +9,9 @@ these numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .. import _checks
-
-if TYPE_CHECKING:
-    from ._base import Segment
 
 MAX_NESTING = 64  # pickle and copies go some ten Python calls deeper with each, and 1000 are allowed
 MAX_SCHEDULES = 16_384
@@ -23,7 +20,7 @@ MAX_ENTRIES = 2**24  # 128 MiB on the device
 
 
 class Size(NamedTuple):
-    """All are upper bounds."""
+    """How large a schedule is. All numbers are upper bounds."""
 
     nesting: int
     schedules: int  # itself and those in it, as often as they stand there
@@ -35,19 +32,23 @@ class Size(NamedTuple):
     shift: int  # of a segment's steps, forward
 
 
-def of_segments(segments: Sequence[Segment]) -> Size:
-    """Of a schedule that is made of no others; its segments hold one at a time."""
-    entries = [len(segment.table) for segment in segments]
-    shift = max(0, *(segment.shift for segment in segments))
-    return Size(1, 1, len(segments), len(segments), 1, sum(entries), max(entries), shift)
+def of_segments(entries: Sequence[int], shifts: Sequence[int]) -> Size:
+    """The size of a schedule that is made of no others; its segments hold one at a time.
+
+    Args:
+        entries: of each segment's table.
+        shifts: of each segment's steps, forward where they are > 0.
+    """
+    return Size(1, 1, len(entries), len(entries), 1, sum(entries), max(entries), max(0, *shifts))
 
 
 def shifted(size: Size, steps: int) -> Size:
+    """The size of a schedule that begins so many steps later."""
     return size._replace(nesting=size.nesting + 1, schedules=size.schedules + 1, shift=size.shift + steps)
 
 
 def in_turn(sizes: Sequence[Size]) -> Size:
-    """Of schedules one after the other."""
+    """The size of schedules one after the other."""
     return Size(
         1 + max(size.nesting for size in sizes),
         1 + sum(size.schedules for size in sizes),
@@ -61,7 +62,7 @@ def in_turn(sizes: Sequence[Size]) -> Size:
 
 
 def product(sizes: Sequence[Size]) -> Size:
-    """Of schedules at the same time: where one's segments begin, those of the others begin once more."""
+    """The size of schedules at the same time: where one's segments begin, those of the others begin once more."""
     begins = 1 + sum(size.begins - 1 for size in sizes)
     return Size(
         1 + max(size.nesting for size in sizes),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 from ._ramps import last_step_of_fall
 from ._sizes import MAX_ENTRIES
 
@@ -80,4 +80,4 @@ class Table(Schedule):
 
     def _curve(self) -> Segment:
         assert isinstance(self.entries, tuple)
-        return Segment(Kind.TABLE, table=self.entries)
+        return Segment("table", table=self.entries)

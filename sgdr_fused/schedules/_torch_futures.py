@@ -218,7 +218,7 @@ def _sequential(scheduler: Any, i: int, rate: float) -> Schedule:
 
 
 def _restarted(scheduler: Any, i: int) -> Schedule:
-    """From its step 0, as SequentialLR starts the next of its schedulers."""
+    """The Schedules of a scheduler from its step 0, as SequentialLR starts the next one."""
     if parts_of(scheduler):
         raise NoClosedFormError(f"SequentialLR cannot restart a {name_of(scheduler)}")
     twin = copy.copy(scheduler)

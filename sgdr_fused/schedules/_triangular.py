@@ -7,9 +7,8 @@ from typing import ClassVar
 
 from .. import _checks
 from .._messages import shown
-from ._base import Kind, Schedule, Segment
+from ._base import Schedule, Segment
 
-# In the order of TriangularMode in csrc/schedules.h.
 _MODES = ("triangular", "triangular2", "exp_range")
 
 
@@ -56,10 +55,10 @@ class _Triangle(Schedule):
         return [self.step_size_up, self.step_size_down]
 
     def _cycle_ends(self) -> list[Segment]:
-        return [Segment(Kind.CYCLE_END, lengths=[sum(self._lengths())])]
+        return [Segment("cycle_end", lengths=[sum(self._lengths())])]
 
     def _triangle(self, start: float, peak: float) -> Segment:
-        return Segment(Kind.TRIANGULAR, _MODES.index(self.mode), [start, peak, self.gamma], self._lengths())
+        return Segment("triangular", self.mode, [start, peak, self.gamma], self._lengths())
 
 
 @dataclass(frozen=True)

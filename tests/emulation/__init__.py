@@ -14,13 +14,13 @@ from unittest import mock
 
 import torch
 
-from sgdr_fused import _backend, _build
+from sgdr_fused._native import backends, toolchain
 
 HERE = Path(__file__).resolve().parent
 BACKEND = "emulated_cuda"
 
 # -O1: compiling is most of the time. Kernels read floats as int4, which is CUDA's way and not ISO C++'s.
-FLAGS = [flag for flag in _build.CXX_FLAGS if flag != "-O3"] + [_build.CUDA_MACRO, "-O1", "-fno-strict-aliasing"]
+FLAGS = [flag for flag in toolchain.CXX_FLAGS if flag != "-O3"] + [toolchain.CUDA_MACRO, "-O1", "-fno-strict-aliasing"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
 
 
@@ -37,13 +37,13 @@ def load() -> Any:
     # Compilers are slow in a sanitizer.
     with (
         mock.patch.dict(os.environ, {"LD_PRELOAD": ""}),
-        _build.torch_build_tools(torch, with_cuda=False) as cpp_extension,
+        toolchain.torch_build_tools(torch, with_cuda=False) as cpp_extension,
     ):
-        openmp_compile, openmp_link = _build.openmp_flags(again="run the tests again")
+        openmp_compile, openmp_link = toolchain.openmp_flags(again="run the tests again")
         return cpp_extension.load(
             name,
-            _build.sources(with_cuda=False) + [str(path) for path in sorted(HERE.glob("*.cpp"))],
-            extra_include_paths=[str(HERE / "include"), str(_build.csrc())],
+            toolchain.sources(with_cuda=False) + [str(path) for path in sorted(HERE.glob("*.cpp"))],
+            extra_include_paths=[str(HERE / "include"), str(toolchain.csrc())],
             extra_cflags=FLAGS + (SANITIZERS if sanitize else []) + openmp_compile,
             extra_ldflags=(SANITIZERS[:1] if sanitize else []) + openmp_link,
             build_directory=str(folder),
@@ -64,5 +64,5 @@ def library() -> ctypes.CDLL:
 
 def install() -> None:
     """From here on, every optimizer of this process steps on the emulated kernels."""
-    _backend.load = load
-    _backend.backend_for = lambda device: BACKEND
+    backends.load = load
+    backends.backend_for = lambda device: BACKEND

@@ -230,7 +230,7 @@ class Groups(Actions):
 
     @rule(group=GROUP, index=PARAM, place=st.integers(0, 3))
     def move_parameter(self, group: int, index: int, place: int) -> None:
-        """From its list into another's, both edited in place."""
+        """Moves a parameter from its list into another group's list, both edited in place."""
         world = self.world
         p, found = world.param(index), world.group(group)
         if p is None or found is None:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 import torch
+from cases import CASE_OF, EVERY_ALGORITHM
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
@@ -14,25 +15,9 @@ from .checkpoints import Checkpoints
 from .gradients import Gradients
 from .groups import Groups
 from .states import States
-from .world import BY_ID, World
+from .world import World
 
-CASE_IDS = (
-    "sgd",
-    "sgd_weight_decay",
-    "sgd_momentum",
-    "sgd_dampening",
-    "sgd_nesterov",
-    "sgd_maximize",
-    "adam",
-    "adam_weight_decay",
-    "adam_amsgrad",
-    "adamw",
-    "adamw_amsgrad",
-    "nadam",
-    "adamax",
-    "rmsprop_centered_momentum",
-    "adadelta",
-)
+CASE_IDS = tuple(case for algorithm in EVERY_ALGORITHM.values() for case in algorithm.fuzzed)
 
 
 class OptimizerMachine(Gradients, Groups, States, Checkpoints):
@@ -49,7 +34,7 @@ class OptimizerMachine(Gradients, Groups, States, Checkpoints):
     )
     def make(self, case: str, sizes: Any, dtype: torch.dtype, schedule: int | None, by_dicts: bool) -> None:
         lr = 0.05 if schedule is None else SCHEDULES["lr"][schedule % len(SCHEDULES["lr"])]
-        self.world = World(BY_ID[case], sizes, dtype, lr, by_dicts)
+        self.world = World(CASE_OF[case], sizes, dtype, lr, by_dicts)
         self.counts["sequences"] += 1
 
     @invariant()

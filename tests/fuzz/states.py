@@ -71,7 +71,7 @@ class States(Actions):
 
     @rule(index=PARAM, which=st.integers(0, 2))
     def remove_entry(self, index: int, which: int) -> None:
-        """Of several entries, one that is missing is an error; without any, the next step is the first."""
+        """If one of several entries is missing, that is an error; if all are missing, the next step is the first."""
         if (found := self.entry(index, which)) is None:
             return
         p, expected, key = found

@@ -2,7 +2,7 @@
 
 Beside ours runs torch's own for-loop, in float64 and fed with plain numbers: its groups are made anew before each step
 from what the user has put into ours. It starts each step from what ours holds, so that errors do not add up and the
-bound is that of one step; from the same place starts the second oracle, reference.py.
+bound is that of one step; from the same place starts the second oracle, the reference.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, DEVICE, NUMBERS, Case, assert_within, make_params, one_step_tolerance, values
+from cases import DEVICE, NUMBERS, Case, assert_within, make_params, one_step_tolerance, values
 from torch import Tensor
 from torch.nn import Parameter
 
 from sgdr_fused.schedules import Schedule
 
-BY_ID = {case.id: case for case in CASES}
 SHAPES = ((3,), (2, 3), (), (5, 2), (0,), (2, 3, 2, 2), (17,))
 EVERY_SCHEDULABLE = ("lr", "momentum", "betas", "weight_decay")
 
@@ -132,7 +131,7 @@ class World:
         return self.twin.state.get(self.mirror[param], {})
 
     def remember_displays(self) -> None:
-        """So that they can be put back after something else has replaced them."""
+        """Keeps the displays, so that they can be put back after something else has replaced them."""
         for ours, group in zip(self.opt.param_groups, self.groups, strict=True):
             for key in self.keys:
                 schedule = group.schedule(key)
@@ -225,7 +224,7 @@ class World:
                 what = f"{key} of {tuple(p.shape)} after {self.clock + 1} steps"
                 _assert_within(ours[key], expected, tolerance, what)
                 if key in referred:
-                    _assert_within(ours[key], referred[key], tolerance, f"{what}, by reference.py")
+                    _assert_within(ours[key], referred[key], tolerance, f"{what}, by the reference")
         with torch.no_grad():  # from here on, both go on from where ours is
             self.mirror[p].copy_(as_double(p))
             for key, value in self.expected_state(p).items():
@@ -292,12 +291,12 @@ class World:
 
 
 def rebuilt(mapping: Any) -> Any:
-    """As frameworks rebuild containers: by type, from an OrderedDict of the items."""
+    """Rebuilds a container as frameworks do: by its type, from an OrderedDict of the items."""
     return type(mapping)(OrderedDict(mapping))
 
 
 def _assert_within(actual: Tensor, expected: Tensor, tolerance: Tensor, what: str) -> None:
-    """As assert_within, where a NaN is right where one is expected."""
+    """assert_within, except that a NaN is right where a NaN is expected."""
     actual = actual.detach().cpu().double()
     both = actual.isnan() & expected.isnan()
     assert_within(

@@ -1,0 +1,126 @@
+"""``state_dict`` and pickles: torch's layout, with the clock and the Schedules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..schedules import Schedule
+from . import clipping
+from .algorithm import Algorithm
+from .hyperparameters import SCHEDULE_KEYS
+from .options import checked_options
+from .param_groups import set_groups, take_over
+from .representation import with_schedules
+from .session import Session
+from .tracked import ParamState
+
+
+def state_dict(session: Session) -> dict[str, Any]:
+    """The state in torch's layout, with the clock and the Schedules in the groups."""
+    take_over(session)
+
+    ids: dict[Tensor, int] = {}
+    first = 0
+    for group in session.groups:  # a parameter in several has its number of the first, as in torch
+        ids.update({param: i for i, param in enumerate(group["params"], first) if param not in ids})
+        first += len(group["params"])
+    clock = torch.tensor(int(session.clock), dtype=torch.int64, device="cpu")
+    groups = []
+    for group in session.groups:
+        packed = with_schedules(group)
+        for key in list(packed):
+            first = packed[key][0] if isinstance(packed[key], tuple) and packed[key] else packed[key]
+            if isinstance(first, Schedule):
+                packed[f"{key}_schedule"] = first.to_dict()
+                value = first(int(clock))
+                packed[key] = (value, *packed[key][1:]) if isinstance(packed[key], tuple) else value
+        for schedule_key in SCHEDULE_KEYS.values():
+            packed.setdefault(schedule_key, None)
+        packed["clock"] = clock
+        if session.options["average"] is not None:
+            packed["n_averaged"] = torch.tensor(int(session.n_averaged), dtype=torch.int64, device="cpu")
+        if session.rounding_seed is not None:
+            packed["rounding_seed"] = session.rounding_seed
+        if session.options["skip_nonfinite"]:
+            packed["skipped_steps"] = torch.tensor(int(skipped_steps(session)), dtype=torch.int64, device="cpu")
+        packed["params"] = [ids[param] for param in group["params"]]
+        groups.append(packed)
+    state = {ids.get(key, key): value for key, value in stepped_state(session).items()}
+    return {"state": state, "param_groups": groups}
+
+
+def stepped_state(session: Session) -> dict[Any, Any]:
+    """The state as plain dicts, without what no step has written: presence means a first step was taken."""
+    counted = [
+        state
+        for state in session.state.values()
+        if isinstance(state, ParamState) and state.steps is not None and not session.algorithm.has_step
+    ]
+    taken = read_all([state.steps for state in counted])
+    fresh = {id(state) for state, steps in zip(counted, taken, strict=True) if steps == 0}
+    result: dict[Any, Any] = {}
+    for key, state in session.state.items():
+        if id(state) in fresh:
+            state = {k: v for k, v in state.items() if k != state.counted}
+            if not state:
+                continue
+        result[key] = dict(state) if isinstance(state, dict) else state
+    return result
+
+
+def read_all(counts: list[Any]) -> list[float]:
+    """The values of 0-dim tensors, waiting once for each device."""
+    by_device: dict[torch.device, list[int]] = defaultdict(list)
+    for i, count in enumerate(counts):
+        by_device[count.device].append(i)
+    values = [0.0] * len(counts)
+    for indices in by_device.values():
+        for i, value in zip(indices, torch.stack([counts[i] for i in indices]).tolist(), strict=True):
+            values[i] = value
+    return values
+
+
+def skipped_steps(session: Session) -> Tensor:
+    return clipping.skipped_of(session.options, session.measured, session.first_device())
+
+
+# ---- pickle and deepcopy
+
+
+def get_state(session: Session) -> dict[str, Any]:
+    """What a pickle or a copy of an optimizer holds."""
+    take_over(session)
+    state: dict[Any, Any] = defaultdict(dict)
+    state.update(stepped_state(session))
+    return {
+        "defaults": session.defaults,
+        "state": state,
+        "param_groups": [with_schedules(group) for group in session.groups],
+        "clock": int(session.clock),
+        "options": session.options,
+        "rounding_seed": session.rounding_seed,
+        "n_averaged": int(session.n_averaged),
+        "skipped_steps": int(skipped_steps(session)) if session.options["skip_nonfinite"] else 0,
+    }
+
+
+def session_of(state: dict[str, Any], algorithm: Algorithm, class_name: str) -> Session:
+    """A session with the options of what ``get_state`` gave, and nothing else of it yet."""
+    options = checked_options(state.get("options", {}))
+    return Session(algorithm, class_name, options, state.get("rounding_seed"), state.get("skipped_steps", 0))
+
+
+def set_state(session: Session, state: dict[str, Any]) -> None:
+    """Puts what ``get_state`` gave, or a part of it, in the place of what the session has."""
+    if "param_groups" in state:
+        set_groups(session, state["param_groups"])
+    if "state" in state:
+        session.set_state(state["state"])
+    if "clock" in state:
+        session.clock.fill_(state["clock"])
+    if "n_averaged" in state:
+        session.n_averaged.fill_(state["n_averaged"])

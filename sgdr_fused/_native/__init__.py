@@ -1,0 +1,1 @@
+"""The C++ extension: how it is built, found and chosen."""

@@ -1,0 +1,1 @@
+"""The fused optimizers: a file for each algorithm."""

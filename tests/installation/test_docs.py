@@ -1,0 +1,51 @@
+"""Every Python block of README.md and docs/ runs as it is written: page by page, in order, in one namespace."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from installs import ROOT, run
+
+pytestmark = pytest.mark.once
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# All of them run: there is no mark for those that do not.
+BLOCK = re.compile(r"^```python[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(.*)$", re.MULTILINE)
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """Each with the number of its first line."""
+    return [(text[: match.start(1)].count("\n") + 1, match.group(1)) for match in BLOCK.finditer(text)]
+
+
+def program(page: Path) -> str:
+    """The blocks at their lines, so that an error names the page's own line."""
+    lines: list[str] = []
+    for first, code in blocks(page.read_text()):
+        lines += [""] * (first - 1 - len(lines)) + code.splitlines()
+    return "\n".join(lines)
+
+
+def test_blocks_are_found() -> None:
+    text = "a\n```python\nx = 1\n```\n```sh\nls\n```\n\n```python\ny = x\nassert y\n```\n"
+    assert blocks(text) == [(3, "x = 1\n"), (10, "y = x\nassert y\n")]
+    assert len(blocks((ROOT / "README.md").read_text())) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_language_is_what_it_says(page: Path) -> None:
+    """So no block is left out because its fence is spelled differently."""
+    opening = FENCE.findall(page.read_text())[::2]
+    assert {fence.strip() for fence in opening} <= {"python", "sh", "diff", "", "text"}, opening
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text())], ids=lambda page: page.name)
+def test_page_runs_as_written(page: Path, tmp_path: Path) -> None:
+    code = f"exec(compile({program(page)!r}, {page.name!r}, 'exec'), {{'__name__': '__main__'}})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment)

@@ -1,0 +1,117 @@
+"""What `make` does and leaves out, with a python that only writes down what it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from installs import ROOT, copy_project
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(shutil.which("make") is None, reason="no make"),
+]
+
+# `python -m venv DIR` puts a copy of itself there. With FAIL in its command line it fails, as one that is interrupted.
+PYTHON = """#!/bin/sh
+case "$*" in "-c import sys; sys.exit("*) exec {real} "$@";; esac
+echo "$*" >> {log}
+[ -n "$FAIL" ] && case "$*" in *"$FAIL"*) exit 130;; esac
+[ -n "$NO_EXTENSION" ] && case "$*" in *"import backends"*) exit 1;; esac
+[ "$2" = venv ] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+exit 0
+"""
+Make = Callable[..., list[str]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    project = copy_project(tmp_path / "project", "")
+    shutil.copy(ROOT / "Makefile", project)
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(PYTHON.format(real=sys.executable, log=log))
+    python.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if not set_for_make(name)}
+
+    def call(*arguments: str, fails: str = "", **variables: str) -> list[str]:
+        """The commands that were run, shortened to what they are about."""
+        log.write_text("")
+        command = ["make", f"PYTHON={python}", "VENV=env", *arguments]
+        done = subprocess.run(
+            command, cwd=project, env={**clean, "FAIL": fails, **variables}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode != 0) == bool(fails), done.stdout + done.stderr
+        return [short(line) for line in log.read_text().splitlines()]
+
+    return call
+
+
+def set_for_make(name: str) -> bool:
+    """Whether an environment variable changes what `make` does: make's own, and what the Makefile reads.
+
+    A `make test` hands the variables of its command line to this process.
+    """
+    own = name.startswith("MAKE") or name in ("MFLAGS", "GNUMAKEFLAGS")
+    makefile = (ROOT / "Makefile").read_text()
+    return own or re.search(rf"^{re.escape(name)} \?=|\$\({re.escape(name)}\)", makefile, re.MULTILINE) is not None
+
+
+def short(line: str) -> str:
+    if "-m pip install" in line:
+        assert "--quiet" not in line  # its bar is what shows that something goes on
+        return "pip " + " ".join(word for word in line.split()[3:] if not word.startswith("--"))
+    return "load" if "import backends" in line else line.replace("setup.py --quiet build_ext --inplace", "build")
+
+
+FIRST = ["-m venv env", "pip .[build,demo]", "build", "load", "examples/digits.py"]
+
+
+def test_demo_installs_what_it_needs_and_once(make: Make) -> None:
+    assert make("demo") == FIRST
+    assert make("demo") == ["examples/digits.py"]
+
+
+def test_each_command_adds_its_own_packages(make: Make) -> None:
+    assert make("demo") == FIRST
+    assert make("test") == ["pip .[build,test]", "-m pytest"]
+    assert make("bench") == ["pip .[build,bench]", "-m pytest benchmarks --benchmark-columns=median,iqr,rounds"]
+    assert make("demo") == ["examples/digits.py"]
+
+
+@pytest.mark.parametrize(("interrupted", "rest"), [("venv", FIRST), ("pip", FIRST[1:]), ("build_ext", FIRST[2:])])
+def test_interrupted_it_goes_on_where_it_was(interrupted: str, rest: list[str], make: Make) -> None:
+    for _ in range(2):
+        make("demo", fails=interrupted)
+    assert make("demo") == rest
+    assert make("demo") == ["examples/digits.py"]
+
+
+def test_settings_are_recorded(make: Make) -> None:
+    assert make("demo") == FIRST
+    rebuilt = ["build", "load", "examples/digits.py"]
+    assert make("demo", FORCE_CUDA="1") == rebuilt  # and nothing is installed anew
+    assert make("demo", FORCE_CUDA="1") == ["examples/digits.py"]
+    assert make("demo", FORCE_CUDA="1", CUDA_VISIBLE_DEVICES="0,1") == rebuilt
+    assert make("demo", SGDR_FUSED_CUDA="0", TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX") == rebuilt
+    assert make("demo") == rebuilt
+    assert make("demo", "TORCH=torch==2.13.0") == ["pip torch==2.13.0 .[build,demo]", *rebuilt]
+    assert make("demo", "TORCH=torch==2.13.0") == ["examples/digits.py"]
+    assert make("demo") == ["pip .[build,demo]", *rebuilt]
+
+
+def test_without_an_extension_the_next_call_tries_again(make: Make) -> None:
+    """`make demo` runs on the reference where there is no compiler, and builds once there is one."""
+    assert make("demo", NO_EXTENSION="1") == FIRST
+    assert make("demo") == ["build", "load", "examples/digits.py"]
+    assert make("demo") == ["examples/digits.py"]
+
+
+def test_commands_for_a_gpu_ask_for_cuda_code(make: Make) -> None:
+    assert make("test-gpu") == ["-m venv env", "pip .[build,test]", "build", "load", "load", "-m pytest"]
+    make("bench-gpu", fails="has_cuda")
