@@ -99,4 +99,6 @@ def _item(name: str, value: Any) -> Any:
         return value
     if value.numel() != 1:
         raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
+    if value.is_meta:
+        raise ValueError(f"{name} must have a value, got a tensor on the device meta, which has none")
     return value.item()

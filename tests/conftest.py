@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +43,16 @@ elif (
     raise pytest.UsageError("the extension cannot be built or loaded; SGDR_FUSED_BACKEND=reference tests without it")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the cases of each test function, the first and about one in N of the others, always the same ones",
+    )
+
+
 def leaves_out_once() -> bool:
     """Whether tests marked `once` are left out: this is not the run that they are for."""
     return cases.expected_backend() != "cpu"
@@ -53,11 +64,26 @@ def pytest_report_header() -> str:
     return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}"
 
 
+def sample(items: list[pytest.Item], one_in: int) -> list[pytest.Item]:
+    """The first case of each test function, and about one in so many of the others, by a hash of their names.
+
+    Every other case would leave out a whole value of a parameter that has two.
+    """
+    first: dict[str, pytest.Item] = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    kept = set(first.values())
+    return [item for item in items if item in kept or zlib.crc32(item.nodeid.encode()) % one_in == 0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    once = [item for item in items if item.get_closest_marker("once")]
-    if once and leaves_out_once():
-        config.hook.pytest_deselected(items=once)
-        items[:] = [item for item in items if item not in once]
+    chosen = [item for item in items if not (leaves_out_once() and item.get_closest_marker("once"))]
+    chosen = sample(chosen, config.getoption("sample"))
+    kept = set(chosen)
+    left_out = [item for item in items if item not in kept]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = chosen
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,10 @@ struct Lion : Defaults {
     return s;
   }
 
-  // 1, -1, or the number itself where it is 0 or NaN.
+  // 1, -1 or 0; NaN where it is NaN, so that a parameter shows what went wrong.
   template <class T>
   SGDR_HOST_DEVICE static T sign_of(T x) {
-    return x > T(0) ? T(1) : x < T(0) ? T(-1) : x;
+    return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == T(0) ? T(0) : x;
   }
 
   template <class T, int kStates>

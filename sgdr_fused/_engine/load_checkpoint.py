@@ -170,6 +170,11 @@ def _loaded_value(algorithm: Algorithm, param: Tensor, name: str, value: Any, de
         return new_number(number.checked(f"state[{name!r}] of {described}", value), param)
     if not isinstance(value, Tensor):
         return value
+    if value.is_meta and not param.is_meta:
+        raise ValueError(
+            f"state[{name!r}] of {described} must have values, got shape {tuple(value.shape)} on the device "
+            "meta, which has none"
+        )
     if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ValueError(
             f"state[{name!r}] of {described} must have memory for each element, got shape {tuple(value.shape)} with "

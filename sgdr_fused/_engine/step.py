@@ -118,6 +118,8 @@ def _on_device(name: str, value: Any, plan: Plan) -> Tensor | None:
         value = torch.tensor(float(value), dtype=torch.float32, device=plan.device)
     if value.numel() != 1:
         raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
+    if value.is_meta:
+        raise ValueError(f"{name} must have a value, got a tensor on the device meta, which has none")
     if value.device == plan.device and value.dtype == torch.float32:
         return value
     return value.to(device=plan.device, dtype=torch.float32)

@@ -28,7 +28,7 @@ def lion(
         p = p - lr * (sign(c) + weight_decay * p)
         m = b2 * m + (1 - b2) * g
 
-    The sign of 0 is 0.
+    The sign of 0 is 0, and the sign of NaN is NaN (``torch.sign`` makes it 0).
 
     Args:
         param: the parameter, any shape and strides; written.
@@ -57,5 +57,6 @@ def lion(
     if maximize:
         g = -g
     direction = interpolate(m, g, 1 - beta1)
-    param.copy_(p * (1 - lr * weight_decay) - lr * direction.sign())
+    sign = torch.where(direction.isnan(), direction, direction.sign())
+    param.copy_(p * (1 - lr * weight_decay) - lr * sign)
     state["exp_avg"].copy_(interpolate(m, g, 1 - beta2))

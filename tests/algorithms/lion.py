@@ -38,7 +38,9 @@ class Lion(OneByOne):
         if not state:
             state["exp_avg"] = torch.zeros_like(p)
         m = state["exp_avg"]
-        p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * torch.sign(torch.lerp(m, g, 1 - beta1)))
+        c = torch.lerp(m, g, 1 - beta1)
+        sign = torch.sign(c) + 0 * c.masked_fill(c.isinf(), 0)  # torch.sign makes 0 of NaN, which hides it
+        p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * sign)
         m.lerp_(g, 1 - beta2)
 
 

@@ -53,7 +53,7 @@ def test_every_instantiation_is_here(kernels: list[Kernel], steps: list[Kernel],
         found = {(k.algorithm, k.param, k.state) for k in measuring if k.architecture == architecture}
         assert found == {(algorithm, *pair) for algorithm in MEASURED for pair in pairs[algorithm]}
         others = {(k.kind, k.param) for k in kernels if k.architecture == architecture and k.algorithm is None}
-        assert others == {("show", ""), *(("measure_grads", name) for name in TYPES)}
+        assert others == {("show", ""), ("report_norm", ""), *(("measure_grads", name) for name in TYPES)}
 
 
 def test_no_local_memory(kernels: list[Kernel]) -> None:

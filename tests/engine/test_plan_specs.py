@@ -28,7 +28,7 @@ def extension() -> Any:
 
 def a_param(extension: Any, param: Tensor, memory: Tensor, **carried: Any) -> Any:
     return extension.Param(
-        param=param, memory=memory, grad=param.grad, states=[], group=0, number=0, active=True, **carried
+        param=param, memory=memory, grad=param.grad, states=[], group=0, index=0, active=True, **carried
     )
 
 

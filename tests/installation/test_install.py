@@ -177,7 +177,7 @@ def test_wheel_with_extension(tmp_path: Path) -> None:
     wheel = build_wheel(project, tmp_path / "wheel")
     assert wheel.name.startswith(f"sgdr_fused-0.1.0-cp{sys.version_info.major}{sys.version_info.minor}-cp")
     assert not wheel.name.endswith("none-any.whl")
-    assert "sgdr_fused/csrc/bindings/module.cpp" in names(wheel)
+    assert "sgdr_fused/csrc/bindings.cpp" in names(wheel)
     assert "sgdr_fused/py.typed" in names(wheel)
     assert sum(name.endswith(".so") for name in names(wheel)) == 1
 
@@ -216,7 +216,7 @@ def test_wheel_without_compiler(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     wheel = build_wheel(copy_project(tmp_path / "project"), tmp_path / "wheel", PATH=str(tmp_path / "empty"))
     assert wheel.name == "sgdr_fused-0.1.0-py3-none-any.whl"
-    assert "sgdr_fused/csrc/bindings/module.cpp" in names(wheel)
+    assert "sgdr_fused/csrc/bindings.cpp" in names(wheel)
 
 
 @needs_compiler

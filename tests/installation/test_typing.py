@@ -16,7 +16,7 @@ from installs import ROOT, run
 from sgdr_fused import Options
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
-USER = ROOT / "tests" / "typed_user.py"
+USER = ROOT / "tests" / "support" / "typed_user.py"
 WRONG = """
 optimizer.clock = "yesterday"
 FusedSGD(model.parameters(), lr=schedule, max_grad_nrom=1.0)

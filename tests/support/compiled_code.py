@@ -30,7 +30,7 @@ def cuobjdump() -> str | None:
 class Kernel:
     """One kernel for one architecture. `algorithm` is None where it is the same for all."""
 
-    kind: str  # step, measure_grads, measure_params or show
+    kind: str  # step, measure_grads, measure_params, show or report_norm
     architecture: str
     algorithm: str | None
     param: str
@@ -104,7 +104,7 @@ def _compile(folder: Path) -> list[Path]:
     """The kernels alone, by the project's own flags; a warning is an error."""
     nvcc = Path(str(toolchain.cuda_home()), "bin", "nvcc")
     targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES]
-    options = [*toolchain.flags(True)["nvcc"], "--Werror=all-warnings", *targets, "-fatbin"]
+    options = [f"-I{toolchain.csrc()}", *toolchain.flags(True)["nvcc"], "--Werror=all-warnings", *targets, "-fatbin"]
     binaries = []
     for source in [path for path in toolchain.sources(True) if path.endswith(".cu")]:
         binary = folder / f"{Path(source).stem}.fatbin"
@@ -175,5 +175,6 @@ def _kernel(
         return Kernel(m[1].removeprefix("fused_"), architecture, m[2], param, state, int(m[5]), *rest)
     if m := re.search(r"measure_grads_kernelI(f|d|NS_\d+\w+?E)Li(\d+)E", mangled):
         return Kernel("measure_grads", architecture, None, type_of(m[1]), "", int(m[2]), *rest)
-    assert "show_kernel" in mangled, mangled
-    return Kernel("show", architecture, None, "", "", 0, *rest)
+    m = re.search(r"(show|report_norm)_kernel", mangled)
+    assert m, mangled
+    return Kernel(m[1], architecture, None, "", "", 0, *rest)
