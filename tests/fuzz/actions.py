@@ -66,3 +66,10 @@ class Actions(RuleBasedStateMachine):
         self.world.groups[index].values[key] = value
         self.world.remember_displays()
         return texts
+
+    def expect_warning(self, model: GroupModel, replaces: bool, texts: list[str]) -> None:
+        """A number in place of a Schedule warns once a group."""
+        if not replaces or model.warned is None:
+            return
+        assert len(texts) == (0 if model.warned else 1), texts
+        model.warned = True

@@ -104,10 +104,14 @@ class Gradients(Actions):
         if not world.params:
             return
         to = torch.float32 if world.params[0].dtype == torch.float64 else torch.float64
+        groups = world.opt.param_groups
+        without_momentum = {p for group in groups if group.get("momentum", 1) == 0 for p in group["params"]}
         stale = False
         for p in world.params:
+            # Where the momentum is 0 now, a buffer that an earlier one has left is not read.
+            unread = ("step", "momentum_buffer") if p in without_momentum else ("step",)
             stale |= p.dtype != to and any(
-                isinstance(value, Tensor) and value.dim() == p.dim() and value.dtype != to and key != "step"
+                isinstance(value, Tensor) and value.dim() == p.dim() and value.dtype != to and key not in unread
                 for key, value in world.opt.state.get(p, {}).items()
             )
             p.data = p.data.to(to)
@@ -194,4 +198,6 @@ class Gradients(Actions):
     def _set_rate(self, group: int, number: int, sets_rate: bool) -> None:
         chosen = self.world.group(group)
         if sets_rate and chosen is not None and not chosen[1].put_in:
-            self.put(chosen[0], "lr", self.value("lr", "number", number, chosen[1]))
+            model = chosen[1]
+            replaces = model.schedule("lr") is not None
+            self.expect_warning(model, replaces, self.put(chosen[0], "lr", self.value("lr", "number", number, model)))

@@ -158,13 +158,6 @@ class Groups(Actions):
             two[2][key] = one[2][key]
         two[1].values = dict(one[1].values)
 
-    def expect_warning(self, model: GroupModel, replaces: bool, texts: list[str]) -> None:
-        """A number in place of a Schedule warns once a group."""
-        if not replaces or model.warned is None:
-            return
-        assert len(texts) == (0 if model.warned else 1), texts
-        model.warned = True
-
     # ---- the user's own dicts, which stand for the group as in torch
 
     @rule(group=GROUP, name=KEY, kind=st.sampled_from(("number", "schedule")), which=NUMBER)
