@@ -60,9 +60,9 @@ class States(Actions):
         if (found := self.with_state(index)) is None or "step" not in found[1]:
             return
         state = self.world.opt.state[found[0]]
-        if how == "in place":
+        if how == "in place" and isinstance(state["step"], Tensor):
             state["step"].fill_(steps)
-        elif how == "number":
+        elif how in ("in place", "number"):  # a number that no step has made a tensor yet is replaced
             state["step"] = steps
         else:
             dtype = torch.float32 if how == "float32" else torch.float64
