@@ -104,12 +104,9 @@ class Gradients(Actions):
         if not world.params:
             return
         to = torch.float32 if world.params[0].dtype == torch.float64 else torch.float64
-        groups = world.opt.param_groups
-        without_momentum = {p for group in groups if group.get("momentum", 1) == 0 for p in group["params"]}
         stale = False
         for p in world.params:
-            # Where the momentum is 0 now, a buffer that an earlier one has left is not read.
-            unread = ("step", "momentum_buffer") if p in without_momentum else ("step",)
+            unread = {"step", *world.unread(p)}
             stale |= p.dtype != to and any(
                 isinstance(value, Tensor) and value.dim() == p.dim() and value.dtype != to and key not in unread
                 for key, value in world.opt.state.get(p, {}).items()

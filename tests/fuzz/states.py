@@ -25,11 +25,11 @@ class States(Actions):
         return (p, expected) if expected else None
 
     def entry(self, index: int, which: int) -> tuple[Any, dict[str, Any], str] | None:
-        """The same with the name of one of its tensors."""
+        """The same with the name of one of its tensors that a step reads."""
         if (found := self.with_state(index)) is None:
             return None
-        names = sorted(key for key in found[1] if key not in NUMBERS)
-        return *found, names[which % len(names)]
+        names = sorted(set(found[1]) - {*NUMBERS, *self.world.unread(found[0])})
+        return (*found, names[which % len(names)]) if names else None
 
     @rule(index=PARAM, which=st.integers(0, 2), layout=LAYOUT)
     def replace_entry(self, index: int, which: int, layout: str) -> None:

@@ -69,6 +69,10 @@ def _number(value: Any, clock: int) -> Any:
     return float(value) if isinstance(value, Tensor) else value
 
 
+def _has(group: dict[str, Any], param: Parameter) -> bool:
+    return any(each is param for each in group["params"])
+
+
 class World:
     """See the module."""
 
@@ -129,6 +133,11 @@ class World:
     def expected_state(self, param: Parameter) -> dict[str, Any]:
         """What torch's optimizer holds for it; an empty dict without anything."""
         return self.twin.state.get(self.mirror[param], {})
+
+    def unread(self, param: Parameter) -> tuple[str, ...]:
+        """What of its state no step looks at: the buffer that an earlier momentum has left, where it is 0 now."""
+        zero = any(group.get("momentum", 1) == 0 for group in self.opt.param_groups if _has(group, param))
+        return ("momentum_buffer",) if zero else ()
 
     def remember_displays(self) -> None:
         """Keeps the displays, so that they can be put back after something else has replaced them."""
