@@ -1,6 +1,7 @@
 """Writes the tables of docs/cuda.md: what nvcc makes of the kernels, what a step moves and launches.
 
-    PYTHONPATH=.:tests:tests/support SGDR_FUSED_TEST_DEVICE=cuda GPU_RUNNER .venv/bin/python tests/support/cuda_report.py
+    PYTHONPATH=.:tests:tests/support SGDR_FUSED_TEST_DEVICE=cuda \\
+        GPU_RUNNER .venv/bin/python tests/support/cuda_report.py
 
 GPU_RUNNER is the command that runs a program on the pretend GPU. Without it, what needs its counters is "not counted".
 """
