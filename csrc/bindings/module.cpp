@@ -60,6 +60,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
                              [](const OptimizerPlan& plan) { return or_none(plan.grad_sums()); })
       .def_property_readonly("param_sums",
                              [](const OptimizerPlan& plan) { return or_none(plan.param_sums()); })
+      .def_property_readonly("order", &OptimizerPlan::order)
       .def_property_readonly("captured", &OptimizerPlan::captured);
   py::class_<Membership>(module, "Membership", py::custom_type_setup(&let_gc_visit))
       .def(py::init<const py::list&, const py::list&, const py::object&, const py::object&>(),

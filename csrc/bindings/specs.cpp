@@ -3,6 +3,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "plan/sharded.h"
 #include "plan/specs.h"
 
 namespace sgdr_fused {
@@ -51,7 +52,7 @@ HyperSpec make_hyper(const py::object& value, const OptionalTensor& display) {
 // `carried` has what the parameter carries beside its states: the names of kCarried.
 ParamSpec make_param(const py::object& param, const at::Tensor& memory, const OptionalTensor& grad,
                      std::vector<at::Tensor> states, int32_t group, int32_t index, bool active,
-                     const py::kwargs& carried) {
+                     int32_t norm_sum, const py::kwargs& carried) {
   ParamSpec spec;
   spec.param = param.cast<at::Tensor>();
   spec.place = &THPVariable_Unpack(param.ptr());
@@ -61,6 +62,8 @@ ParamSpec make_param(const py::object& param, const at::Tensor& memory, const Op
   spec.group = group;
   spec.index = index;
   spec.active = active;
+  spec.norm_sum = norm_sum;
+  spec.sharded = local_part(spec.param) != nullptr;
   for (const auto& [name, tensor] : carried) {
     const size_t entry = carried_named(name.cast<std::string>());
     if (!tensor.is_none()) spec.carried[entry] = tensor.cast<at::Tensor>();
@@ -73,8 +76,14 @@ AverageSpec make_average(HyperSpec weight, bool is_mean, const at::Tensor& count
 }
 
 ClippingSpec make_clipping(double max_value, double max_norm, bool raises,
-                           const OptionalTensor& norm, const OptionalTensor& skipped) {
-  return {max_value, max_norm, raises, norm.value_or(at::Tensor()), skipped.value_or(at::Tensor())};
+                           const OptionalTensor& norm, const OptionalTensor& skipped,
+                           int32_t num_sums) {
+  return {max_value,
+          max_norm,
+          raises,
+          norm.value_or(at::Tensor()),
+          skipped.value_or(at::Tensor()),
+          num_sums};
 }
 
 }  // namespace
@@ -96,13 +105,13 @@ void bind_specs(py::module_& module) {
   py::class_<ParamSpec>(module, "Param")
       .def(py::init(&make_param), py::kw_only(), py::arg("param"), py::arg("memory"),
            py::arg("grad"), py::arg("states"), py::arg("group"), py::arg("index"),
-           py::arg("active"));
+           py::arg("active"), py::arg("norm_sum") = 0);
   py::class_<AverageSpec>(module, "Average")
       .def(py::init(&make_average), py::kw_only(), py::arg("weight"), py::arg("is_mean"),
            py::arg("count"));
   py::class_<ClippingSpec>(module, "Clipping")
       .def(py::init(&make_clipping), py::kw_only(), py::arg("max_value"), py::arg("max_norm"),
-           py::arg("raises"), py::arg("norm"), py::arg("skipped"));
+           py::arg("raises"), py::arg("norm"), py::arg("skipped"), py::arg("num_sums") = 1);
 }
 
 }  // namespace sgdr_fused

@@ -1,6 +1,7 @@
 // See guards.h.
 #include "plan/guards.h"
 
+#include "plan/sharded.h"
 #include "plan/version_counter.h"
 
 namespace sgdr_fused {
@@ -120,7 +121,7 @@ void Guards::add(const ParamSpec& spec, bool guards_hidden) {
   add_carried(spec, guards_hidden, true);
   const at::Tensor& like_grad = spec.grad.defined() ? spec.grad : spec.memory;
   params_.push_back({spec.place, spec.param.unsafeGetTensorImpl(), first, last, spec.active,
-                     like_grad.is_contiguous(), static_cast<uint16_t>(like_grad.itemsize()),
+                     spec.sharded, like_grad.is_contiguous(), static_cast<uint16_t>(like_grad.itemsize()),
                      like_grad.dtype(), memory_keys_of(like_grad.unsafeGetTensorImpl()),
                      span_of(like_grad), shape_of(like_grad) + like_grad.dim()});
   grads_.push_back(nullptr);
@@ -140,6 +141,13 @@ C10_ALWAYS_INLINE bool Guards::fits(const Param& param, const at::TensorImpl* gr
   return param.grad_contiguous || same(grad->strides(), param.grad_strides);
 }
 
+// The gradient that a kernel can read; null: not a gradient of this parameter's kind.
+C10_ALWAYS_INLINE const at::Tensor* Guards::local_grad(const Param& param, const at::Tensor& grad) {
+  if (!param.sharded) return &grad;
+  const at::Tensor* local = local_part(grad);
+  return local != nullptr && placed_alike(grad, *param.place) ? local : nullptr;
+}
+
 bool Guards::collect() {
   for (const auto& [display, version] : displays_) {
     if (display->version_counter().current_version() != version) return false;
@@ -147,6 +155,9 @@ bool Guards::collect() {
   // This comes first, since a tensor that is no longer at its place may be gone.
   for (const Param& param : params_) {
     if (param.place->unsafeGetTensorImpl() != param.identity) return false;
+    if (!param.sharded) continue;
+    const at::Tensor* local = local_part(*param.place);
+    if (local == nullptr || local->unsafeGetTensorImpl() != guards_[param.first].impl) return false;
   }
   if (!all_unchanged(guards_)) return false;
   // These are three loops, each of independent and short iterations, so that the processor overlaps
@@ -154,8 +165,12 @@ bool Guards::collect() {
   // long way.
   for (size_t i = 0; i < params_.size(); ++i) {
     const at::Tensor& grad = params_[i].identity->grad();
-    grad_impls_[i] = grad.defined() ? grad.unsafeGetTensorImpl() : nullptr;
-    if (grad.defined()) prefetch_tensor(grad_impls_[i]);
+    grad_impls_[i] = nullptr;
+    if (!grad.defined()) continue;
+    const at::Tensor* local = local_grad(params_[i], grad);
+    if (local == nullptr) return false;
+    grad_impls_[i] = local->unsafeGetTensorImpl();
+    prefetch_tensor(grad_impls_[i]);
   }
   for (size_t i = 0; i < params_.size(); ++i) {
     if (grad_impls_[i] == nullptr) continue;
@@ -189,7 +204,7 @@ void Guards::hold(Held& held) const {
     const at::Tensor& grad = param.identity->grad();
     if (!grad.defined()) continue;
     held.tensors.push_back(grad);
-    held.storages.push_back(grad.storage());
+    held.storages.push_back((param.sharded ? *local_part(grad) : grad).storage());
   }
 }
 

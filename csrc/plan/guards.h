@@ -68,7 +68,8 @@ class Guards {
     at::TensorImpl* identity;
     // Where its memory is, and what it carries: these of guards_, beginning with the memory.
     int32_t first, last;
-    bool active;  // else it may have no gradient
+    bool active;   // else it may have no gradient
+    bool sharded;  // its memory and its gradient's are local_part() of them
     bool grad_contiguous;
     uint16_t grad_itemsize;
     caffe2::TypeMeta grad_dtype;
@@ -82,6 +83,7 @@ class Guards {
   void add_carried(const ParamSpec& spec, bool guards_hidden, bool written_anyway);
   const int64_t* shape_of(const at::Tensor& tensor);
   bool fits(const Param& param, const at::TensorImpl* grad) const;
+  static const at::Tensor* local_grad(const Param& param, const at::Tensor& grad);
 
   std::vector<Param> params_;
   std::vector<const at::Tensor*> places_;

@@ -16,7 +16,7 @@ from .algorithm_of import Kin, check_algorithm
 from .checkpoint import read_all, skipped_steps
 from .hyperparameters import SCHEDULE_KEYS
 from .param_groups import Group, adopted, set_groups, take_over
-from .param_state import new_number, number_keys, tensor_names
+from .param_state import memory_of, new_number, number_keys, tensor_names
 from .representation import with_schedules
 from .session import Session
 from .tracked import State
@@ -175,7 +175,8 @@ def _loaded_value(algorithm: Algorithm, param: Tensor, name: str, value: Any, de
             f"state[{name!r}] of {described} must have values, got shape {tuple(value.shape)} on the device "
             "meta, which has none"
         )
-    if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    here = memory_of(value)
+    if here.layout == torch.strided and here.numel() * here.element_size() > here.untyped_storage().nbytes():
         raise ValueError(
             f"state[{name!r}] of {described} must have memory for each element, got shape {tuple(value.shape)} with "
             f"strides {value.stride()}"

@@ -43,6 +43,10 @@ class Options(TypedDict, total=False):
             host waits for the device at each step. A step that a GradScaler skips does not raise.
         skip_nonfinite: a step with a gradient that is not finite is skipped, on the device: nothing is changed, the
             clock included, but :attr:`FusedSGD.skipped_steps`, which also counts a GradScaler's skipped steps.
+        norm_group: a ``torch.distributed.ProcessGroup`` over which norms are added up where each of its processes has
+            other parameters in plain tensors: what FullyShardedDataParallel's first version leaves, or what was sharded
+            by hand. None: the plain tensors are the same on all processes, as with DistributedDataParallel, where a
+            group would count them several times. DTensors say themselves where their parts are.
 
     Raises:
         ValueError, TypeError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``; parameters
@@ -90,6 +94,7 @@ class Options(TypedDict, total=False):
     max_grad_value: float | None
     error_if_nonfinite: bool
     skip_nonfinite: bool
+    norm_group: Any
 
 
 _FLAGS = ("master_weights", "stochastic_rounding", "error_if_nonfinite", "skip_nonfinite")
@@ -98,6 +103,7 @@ OPTIONS = {
     "state_dtype": None,
     "max_grad_norm": None,
     "max_grad_value": None,
+    "norm_group": None,
     **dict.fromkeys(_FLAGS, False),
 }
 
