@@ -43,7 +43,7 @@ def build(session: Session) -> Built:
     shown_rates.check_displays(groups)
     cycles.check_average(session.options, groups)
     clipping.check_devices(session.options, params)
-    check_whole(params, clipping.needs_norm(session.options, session.algorithm.measures_params))
+    check_whole(params, session.options, session.algorithm.measures_params)
     session.host_clock.look_out_for(
         [schedule for group in groups for key in SCHEDULE_KEYS.values() if (schedule := group.get(key)) is not None]
     )

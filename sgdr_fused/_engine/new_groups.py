@@ -50,7 +50,7 @@ def add(session: Session, param_group: Any) -> None:
         Optimizer.add_param_group(newcomer, values)
     params = [param for group in newcomer.param_groups for param in group["params"]]
     clipping.check_devices(session.options, params)
-    validation.check_whole(params, clipping.needs_norm(session.options, session.algorithm.measures_params))
+    validation.check_whole(params, session.options, session.algorithm.measures_params)
     group = adopted(session, param_group, values, new=True)
     session.changes.note()
     session.groups.append(group)

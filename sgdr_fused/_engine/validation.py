@@ -11,6 +11,7 @@ from torch.nn import Module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._messages import shown, warn
+from .clipping import needs_norm
 from .dtypes import GRAD_DTYPES, STATE_DTYPES
 from .options import Options
 from .overlap import has_elements, overlaps_itself, shares_elements, span_of
@@ -56,16 +57,25 @@ def check_params(params: list[Any], taken: set[Tensor], options: Options) -> Non
         check_param(param, described, options)
 
 
-def check_whole(params: Iterable[Tensor], why: str | None) -> None:
-    """Raises for a part of a parameter where the norm of the whole is needed; `why` says for what, None: it is not.
+def check_whole(params: Iterable[Tensor], options: Options, of_params: bool) -> None:
+    """Raises for a part of a parameter in a plain tensor where the norm of the whole is needed.
 
-    FullyShardedDataParallel leaves each process a part of the parameters in plain tensors, which it marks.
+    FullyShardedDataParallel leaves each process a part of the parameters in plain tensors, which it marks. Over a
+    ``norm_group`` the norms of parts are added up. A flat parameter is made of several, each of which has a rate of its
+    own where the algorithm measures it (`of_params`).
     """
+    why = needs_norm(options, of_params)
     for param in params:
-        if why and (getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)):
+        is_flat, is_part = getattr(param, "_is_flat_param", False), getattr(param, "_fsdp_flattened", False)
+        if why and (is_flat or is_part) and options["norm_group"] is None:
             raise ValueError(
                 f"{why} needs whole parameters, got one of shape {tuple(param.shape)} that FullyShardedDataParallel "
-                "has sharded: the norm of a part would be another one"
+                "has sharded: the norm of a part would be another one; norm_group=process_group adds up those of all"
+            )
+        if of_params and is_flat:
+            raise ValueError(
+                f"{why} needs parameters one by one, got a flat one of shape {tuple(param.shape)}; "
+                "FullyShardedDataParallel(use_orig_params=True) keeps them apart"
             )
 
 

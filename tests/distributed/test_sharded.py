@@ -58,9 +58,7 @@ RTOL = {torch.float32: 1e-6, torch.float64: 1e-13, torch.bfloat16: 1e-2}
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", ["sgd_nesterov", "adamw"])
 @pytest.mark.parametrize("dtype", ids([torch.float32, torch.float64]))
-def test_norms_are_those_of_all_parts(
-    world: World, case: str, layout: str, norm: str, dtype: torch.dtype
-) -> None:
+def test_norms_are_those_of_all_parts(world: World, case: str, layout: str, norm: str, dtype: torch.dtype) -> None:
     options = {"lr": RATE, **NORMS[norm]}
     expected = trained(case, None, dtype, options, STEPS)
     results = world.run(trained, case, layout, dtype, options, STEPS)

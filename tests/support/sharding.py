@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((8, 6), (5, 3), (7,), (1, 4), (3, 130), (
 Placed = tuple[Any, Sequence[Any]] | None  # mesh and placements; None: a plain tensor
 
 
+@functools.cache  # each makes process groups
 def _mesh(*sizes: int, names: tuple[str, ...]) -> Any:
     return init_device_mesh("cpu", sizes, mesh_dim_names=names)
 
@@ -78,6 +80,8 @@ def distributed(tensor: Tensor, placed: Placed) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.int16:  # gloo gathers none
+        return whole(tensor.int()).short()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
@@ -116,7 +120,9 @@ def overflows(case: str, layout: str, how: str, bad_rank: int) -> dict[str, Any]
     plain = [param.detach() for param in make_params(SHAPES)]
     place = LAYOUTS[layout](dist.get_world_size())
     placed = [place(index, param) for index, param in enumerate(plain)]
-    params: list[Any] = [torch.nn.Parameter(distributed(param, where)) for param, where in zip(plain, placed, strict=True)]
+    params: list[Any] = [
+        torch.nn.Parameter(distributed(param, where)) for param, where in zip(plain, placed, strict=True)
+    ]
     opt = CASE_OF[case].fused(params, lr=0.1, **({"skip_nonfinite": True} if how == "skip_nonfinite" else {}))
     seen = []
     for step in range(3):
@@ -124,7 +130,8 @@ def overflows(case: str, layout: str, how: str, bad_rank: int) -> dict[str, Any]
             param.grad = distributed(gradient(like, step, index), where)
         is_bad = step == 1 and dist.get_rank() == bad_rank
         if is_bad and how == "skip_nonfinite":
-            local_of(params[0].grad).view(-1)[:1] = float("inf")
+            here = next(part for param in params if (part := local_of(param.grad)).numel())
+            here.view(-1)[:1] = float("inf")
         if how == "found_inf":
             opt.found_inf = torch.tensor(float(is_bad))
         opt.step()
@@ -136,21 +143,29 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def collectives(case: str, layout: str, options: dict[str, Any]) -> tuple[list[tuple[str, int]], int]:
-    """The collectives of one step after the first, each with its bytes."""
-    calls: list[tuple[str, int]] = []
+def collectives(case: str, layout: str, options: dict[str, Any]) -> tuple[list[int], int]:
+    """The bytes that each all_reduce of one step gets, and how many collectives a profile shows."""
     plain = [param.detach() for param in make_params(SHAPES)]
     place = LAYOUTS[layout](dist.get_world_size())
     placed = [place(index, param) for index, param in enumerate(plain)]
-    params: list[Any] = [torch.nn.Parameter(distributed(param, where)) for param, where in zip(plain, placed, strict=True)]
+    params: list[Any] = [
+        torch.nn.Parameter(distributed(param, where)) for param, where in zip(plain, placed, strict=True)
+    ]
     opt = CASE_OF[case].fused(params, lr=0.1, **options)
     course(opt, params, plain, placed, 1)
     for index, (param, like, where) in enumerate(zip(params, plain, placed, strict=True)):
         param.grad = distributed(gradient(like, 1, index), where)
-    with torch.profiler.profile(record_shapes=True) as profile:
-        opt.step()
-    for event in profile.events():
-        if event.name.startswith(("c10d::", "_c10d_functional::")):
-            sizes = event.input_shapes
-            calls.append((event.name, sum(8 * torch.Size(shape).numel() for shape in sizes if shape)))
-    return calls, len(params)
+    sizes: list[int] = []
+    all_reduce = dist.all_reduce
+
+    def counted(tensor: Tensor, *args: Any) -> None:
+        sizes.append(tensor.nbytes)
+        all_reduce(tensor, *args)
+
+    dist.all_reduce = counted
+    try:
+        with torch.profiler.profile() as profile:
+            opt.step()
+    finally:
+        dist.all_reduce = all_reduce
+    return sizes, sum(event.name.startswith(("c10d::", "_c10d_functional::")) for event in profile.events())
