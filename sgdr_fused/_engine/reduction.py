@@ -126,6 +126,8 @@ class StepOverProcesses:
                 self._reduction.add_up_grads(plan.grad_sums)
         taken = True
         if self._measures_params:
+            for plan in native:
+                plan.param_sums.zero_()  # a parameter without a gradient here may have one elsewhere
             taken = extension.measure_params(*arguments)
             for plan in native if taken else []:
                 self._reduction.add_up_params(plan.param_sums, [self._places[i] for i in plan.order])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -21,13 +22,24 @@ def _process(rank: int, size: int, store: str, calls: Any, results: Any) -> None
     torch.set_num_threads(1)  # of two cores, which the processes share
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=TIMEOUT)
-    while (call := calls.get()) is not None:
+    while (call := _next(calls)) is not None:
         function, args = call
         try:
             results.put((rank, function(*args), None))
         except BaseException:
             results.put((rank, None, traceback.format_exc()))
     dist.destroy_process_group()
+
+
+def _next(calls: Any) -> Any:
+    """The next call; None at the end, also where the process of the tests is no more."""
+    while True:
+        try:
+            return calls.get(timeout=5)
+        except queue.Empty:
+            parent = multiprocessing.parent_process()
+            if parent is None or not parent.is_alive():
+                return None
 
 
 class World:
