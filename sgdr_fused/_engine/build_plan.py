@@ -63,6 +63,7 @@ def build(session: Session) -> Built:
     new.pending, new.fresh_counts = builder.finish(), builder.fresh_counts
 
     session.keep_clocks_on(specs)
+    param_groups.show_counts(session)
     for device, device_specs in specs.items():
         new.plans.append(_make_plan(session, device, device_specs, reduction, new))
     by_reference = any(isinstance(plan, ReferencePlan) for plan in new.plans)

@@ -15,15 +15,12 @@ from .algorithm import Algorithm
 from .algorithm_of import Kin, check_algorithm
 from .checkpoint import read_all, skipped_steps
 from .hyperparameters import SCHEDULE_KEYS
-from .param_groups import Group, adopted, set_groups, take_over
+from .param_groups import COUNTS, Group, adopted, set_groups, take_over
 from .param_state import memory_of, new_number, number_keys, tensor_names
 from .representation import with_schedules
 from .session import Session
 from .tracked import State
 from .validation import check_state
-
-# Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 
 
 def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> None:
@@ -43,7 +40,7 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
     state = _loaded_state(session, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
-    rounding_seed = _same_in_all("rounding_seed", saved_groups)
+    rounding_seed = None if _has_no_seed(saved_groups) else _same_in_all("rounding_seed", saved_groups)
     skipped = _same_in_all("skipped_steps", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
@@ -95,7 +92,7 @@ def _checked_groups(session: Session, state_dict: dict[str, Any]) -> list[dict[s
 def _loaded_group(session: Session, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
     ours = with_schedules(group)
-    from_checkpoint = {key: value for key, value in saved.items() if key not in _COUNTS}
+    from_checkpoint = {key: value for key, value in saved.items() if key not in COUNTS}
     values = {**ours, **session.algorithm.beyond_torch, **from_checkpoint}
     for key, schedule_key in SCHEDULE_KEYS.items():
         data = values.pop(schedule_key, None)
@@ -191,6 +188,10 @@ def _loaded_clock(saved_groups: list[dict[str, Any]], state: State) -> int | Non
         return clock
     taken = read_all([s["step"] for s in state.values() if isinstance(s, dict) and isinstance(s.get("step"), Tensor)])
     return int(max(taken)) if taken else None
+
+
+def _has_no_seed(saved_groups: list[dict[str, Any]]) -> bool:
+    return all(group.get("rounding_seed", -1) == -1 for group in saved_groups)
 
 
 def _same_in_all(key: str, saved_groups: list[dict[str, Any]]) -> int | None:

@@ -29,7 +29,8 @@ from cases import (
 pytestmark = pytest.mark.untracked
 
 SIZES = (5, 33, 7)
-OURS = {"clock", "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
+COUNTS = {"clock", "n_averaged", "rounding_seed", "skipped_steps"}
+OURS = {*COUNTS, "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
 # Each case with each implementation that torch has of it.
 IMPLEMENTATIONS = [
     pytest.param(case, {option: True} if option else {}, id=f"{case.id}-{option or 'default'}")
