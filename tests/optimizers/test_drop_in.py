@@ -29,6 +29,7 @@ from sgdr_fused import FusedSGD
 
 pytestmark = pytest.mark.untracked
 
+COUNTS = {"clock", "n_averaged", "rounding_seed", "skipped_steps"}
 SCHEDULE_KEYS = {"lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
 
 
