@@ -97,8 +97,13 @@ def fraction(name: str, value: Any) -> float:
 def _item(name: str, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    if value.numel() != 1:
-        raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
-    if value.is_meta:
-        raise ValueError(f"{name} must have a value, got a tensor on the device meta, which has none")
+    one_value(name, value)
     return value.item()
+
+
+def one_value(name: str, tensor: Tensor) -> None:
+    """Raises for a tensor that is no single number."""
+    if tensor.numel() != 1:
+        raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(tensor.shape)}")
+    if tensor.is_meta:
+        raise ValueError(f"{name} must have a value, got a tensor on the device meta, which has none")

@@ -53,15 +53,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("sample") < 1:
+        raise pytest.UsageError(f"--sample must be at least 1, got {config.getoption('sample')}")
+
+
 def leaves_out_once() -> bool:
     """Whether tests marked `once` are left out: this is not the run that they are for."""
     return cases.expected_backend() != "cpu"
 
 
-def pytest_report_header() -> str:
+def pytest_report_header(config: pytest.Config) -> str:
     emulated = " (emulated)" if cases.PRETEND else ""
     left_out = ", without the tests marked once (they run with backend cpu)" if leaves_out_once() else ""
-    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}"
+    one_in = config.getoption("sample")
+    sampled = f", about one in {one_in} of each test's cases" if one_in > 1 else ""
+    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}{sampled}"
 
 
 def sample(items: list[pytest.Item], one_in: int) -> list[pytest.Item]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from . import build_plan, states_only
 from .param_groups import Group
 from .plan import Built, Plan
@@ -116,10 +117,7 @@ def _on_device(name: str, value: Any, plan: Plan) -> Tensor | None:
         return None
     if not isinstance(value, Tensor):
         value = torch.tensor(float(value), dtype=torch.float32, device=plan.device)
-    if value.numel() != 1:
-        raise ValueError(f"{name} must have one element, got a tensor of shape {tuple(value.shape)}")
-    if value.is_meta:
-        raise ValueError(f"{name} must have a value, got a tensor on the device meta, which has none")
+    _checks.one_value(name, value)
     if value.device == plan.device and value.dtype == torch.float32:
         return value
     return value.to(device=plan.device, dtype=torch.float32)

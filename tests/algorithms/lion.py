@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Lion(OneByOne):
             state["exp_avg"] = torch.zeros_like(p)
         m = state["exp_avg"]
         c = torch.lerp(m, g, 1 - beta1)
-        sign = torch.sign(c) + 0 * c.masked_fill(c.isinf(), 0)  # torch.sign makes 0 of NaN, which hides it
+        sign = torch.sign(c).masked_fill(c.isnan(), math.nan)  # torch.sign makes 0 of NaN, which hides it
         p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * sign)
         m.lerp_(g, 1 - beta2)
 
