@@ -109,7 +109,7 @@ $(VENV)/installed: $(VENV)/settings pyproject.toml
 # Written last, so an environment that is half made is made again.
 $(VENV)/settings: always
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: PYTHON=..." if sys.version_info < (3, 10) else 0)'
-	@test -f $@ || { echo "Making the environment $(VENV), once: it takes about four minutes, compiling included, and $(SIZE)."; \
+	@test -f $@ || { echo "Making the environment $(VENV), once: it takes two or three minutes, compiling included, and $(SIZE)."; \
 	  $(PYTHON) -m venv $(VENV); }
 	@$(call record,$(TORCH))
 

@@ -47,6 +47,8 @@ bool same_entries(PyObject* a, PyObject* b) {
 
 }  // namespace
 
+const at::Tensor* place_of(PyObject* param) { return &THPVariable_Unpack(param); }
+
 Membership::Membership(const py::list& param_groups, const py::list& aliases,
                        const py::object& changes, const py::object& seen)
     : changes_(changes.ptr()), seen_(seen.ptr()) {
@@ -70,7 +72,7 @@ Membership::Membership(const py::list& param_groups, const py::list& aliases,
       PyObject* const param = PySequence_Fast_GET_ITEM(params, k);
       TORCH_CHECK_TYPE(THPVariable_Check(param), "a parameter group's 'params' must be tensors");
       added.params.push_back({param, Py_TYPE(param)});
-      places_.push_back(&THPVariable_Unpack(param));
+      places_.push_back(place_of(param));
       const py::handle type(reinterpret_cast<PyObject*>(Py_TYPE(param)));
       if (!held_.contains(type)) held_.append(type);
     }

@@ -7,6 +7,9 @@
 
 namespace sgdr_fused {
 
+// The place where a parameter's Python object has its tensor.
+const at::Tensor* place_of(PyObject* param);
+
 // What param_groups, each group's params, and the user's own mappings that ours stand for were when
 // the plans were made. It holds no group, no list and no parameter, so none of them lives longer
 // because of it.

@@ -47,8 +47,20 @@ struct StepOptions {
 // that before the plan was made, and the scratch memory is our own.
 template <class Rule, class T, int kStates>
 struct UpdateLoop {
+  // The loop stands here twice, and in the first the compiler knows that each of these conditions
+  // holds.
   SGDR_HOST_DEVICE static void run(const Rule& rule, T* param, const T* grad, T* const* states,
                                    int64_t count) {
+    if (rule.usual()) {
+      update(rule, param, grad, states, count);
+    } else {
+      update(rule, param, grad, states, count);
+    }
+  }
+
+ private:
+  SGDR_HOST_DEVICE static void update(const Rule& rule, T* param, const T* grad, T* const* states,
+                                      int64_t count) {
     T* state0 = states[0];
     T* state1 = states[1];
     T* state2 = states[2];
@@ -141,10 +153,10 @@ struct SpansLoop {
       const int64_t count = end - begin < kStrip ? end - begin : kStrip;
       T* states[kMaxStates] = {};
       for (int k = 0; k < kStates; ++k) states[k] = static_cast<T*>(tensor.states[k]) + begin;
-      ChangedGradLoop<Rule, T, kStates>::run(rule, changes, factors, param + begin, grad + begin,
-                                             states, count);
+      cpu::run<ChangedGradLoop<Rule, T, kStates>>(rule, changes, factors, param + begin,
+                                                  grad + begin, states, count);
       if (average != nullptr) {
-        AverageLoop<T>::run(average_rule, average + begin, param + begin, count);
+        cpu::run<AverageLoop<T>>(average_rule, average + begin, param + begin, count);
       }
     }
   }

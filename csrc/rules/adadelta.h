@@ -38,6 +38,8 @@ struct Adadelta : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const { return !s.maximize; }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& square_avg = states[0];
       T& acc_delta = states[1];

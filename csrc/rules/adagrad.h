@@ -36,6 +36,8 @@ struct Adagrad : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const { return !s.maximize; }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& sum = states[0];
       g = descent(g, p, s.weight_decay, s.maximize);

@@ -47,6 +47,8 @@ struct Adam : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const { return !s.maximize && s.weight1 < T(0.5); }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& exp_avg = states[0];
       T& exp_avg_sq = states[1];

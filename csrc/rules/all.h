@@ -8,6 +8,8 @@
 //   scalars()                computes them, once for a parameter
 //   Rule<T, kStates>         the update of one element, in T: called with the parameter, its
 //                            gradient (unscaled) and its states
+//   Rule::usual()            whether each condition of where() in the update is as nearly always:
+//                            for that case, the CPU has a loop without them
 // and, where what Defaults has does not fit,
 //   counts()                 whether a step with these values is one that ParamStats::steps counts
 //   factor()                 by what such a step, given its number, multiplies ParamStats::product

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "math/host_device.h"
 
@@ -40,17 +43,38 @@ SGDR_HOST_DEVICE double sqrt_of(double x) { return sqrt(x); }
 SGDR_HOST_DEVICE float abs_of(float x) { return fabsf(x); }
 SGDR_HOST_DEVICE double abs_of(double x) { return fabs(x); }
 
+// a where the condition holds, else b. The condition is the same for all elements, and nearly
+// always what Rule::usual() says. The host selects by the bits: a compiler does not vectorise a
+// loop that has such a condition, unless it makes one loop for each way that all of its conditions
+// may go, which takes long to compile, and which it gives up for three or four of them.
+template <class T>
+SGDR_HOST_DEVICE T where(bool condition, T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return condition ? a : b;
+#else
+  using Bits = std::conditional_t<sizeof(T) == sizeof(uint64_t), uint64_t, uint32_t>;
+  Bits bits_a, bits_b;
+  memcpy(&bits_a, &a, sizeof(T));
+  memcpy(&bits_b, &b, sizeof(T));
+  const Bits mask = Bits(0) - Bits(condition);
+  const Bits bits = (bits_a & mask) | (bits_b & ~mask);
+  T result;
+  memcpy(&result, &bits, sizeof(T));
+  return result;
+#endif
+}
+
 // The larger of two numbers, or NaN where either is one.
 template <class T>
 SGDR_HOST_DEVICE T larger(T a, T b) {
-  return a > b || a != a ? a : b;
+  return (a > b) | (a != a) ? a : b;  // no ||: its branch would not be vectorised
 }
 
 // The direction to descend along: the gradient of the objective, or of its negative, with the
 // coupled decay added.
 template <class T>
 SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
-  g = maximize ? -g : g;
+  g = where(maximize, -g, g);
   // A product with 0 would turn an infinite parameter into a NaN.
   return weight_decay != 0 ? g + weight_decay * p : g;
 }
@@ -60,7 +84,7 @@ SGDR_HOST_DEVICE T descent(T g, T p, T weight_decay, bool maximize) {
 template <class T>
 SGDR_HOST_DEVICE T interpolate(T start, T end, T weight, T one_minus_weight) {
   const T change = end - start;
-  return weight < T(0.5) ? start + weight * change : end - change * one_minus_weight;
+  return where(weight < T(0.5), start + weight * change, end - change * one_minus_weight);
 }
 
 // The moving average of squares.

@@ -56,9 +56,11 @@ struct Lamb : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const { return !s.maximize && s.weight1 < T(0.5); }
+
     // What the parameter moves along. Brings both moments up to date.
     SGDR_HOST_DEVICE T update(T p, T g, T& exp_avg, T& exp_avg_sq) const {
-      g = s.maximize ? -g : g;
+      g = where(s.maximize, -g, g);
       exp_avg = interpolate(exp_avg, g, s.weight1, s.beta1);
       exp_avg_sq = average_square(exp_avg_sq, g, s.beta2, s.weight2);
       const T denominator = sqrt_of(exp_avg_sq) / s.bias_correction2_sqrt + s.eps;

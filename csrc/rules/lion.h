@@ -45,9 +45,13 @@ struct Lion : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const {
+      return !s.maximize && s.weight1 < T(0.5) && s.weight2 < T(0.5);
+    }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& exp_avg = states[0];
-      g = s.maximize ? -g : g;
+      g = where(s.maximize, -g, g);
       const T direction = interpolate(exp_avg, g, s.weight1, s.beta1);
       p = p * s.decay - s.lr * sign_of(direction);
       exp_avg = interpolate(exp_avg, g, s.weight2, s.beta2);

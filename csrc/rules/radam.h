@@ -55,6 +55,8 @@ struct RAdam : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const { return !s.maximize && s.rectified && s.weight1 < T(0.5); }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& exp_avg = states[0];
       T& exp_avg_sq = states[1];
@@ -62,7 +64,7 @@ struct RAdam : Defaults {
       g = descent(g, p, s.weight_decay, s.maximize);
       exp_avg = interpolate(exp_avg, g, s.weight1, s.beta1);
       exp_avg_sq = average_square(exp_avg_sq, g, s.beta2, s.weight2);
-      const T denominator = s.rectified ? sqrt_of(exp_avg_sq) + s.eps : T(1);
+      const T denominator = where(s.rectified, sqrt_of(exp_avg_sq) + s.eps, T(1));
       p = p - s.step_size * (exp_avg / denominator);
     }
   };

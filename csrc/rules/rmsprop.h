@@ -41,6 +41,11 @@ struct RMSprop : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const {
+      return !s.maximize && s.weight < T(0.5) &&
+             (kStates == 1 || (s.momentum != 0 && s.centered == (kStates == 3)));
+    }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       T& square_avg = states[0];
       g = descent(g, p, s.weight_decay, s.maximize);
@@ -50,16 +55,16 @@ struct RMSprop : Defaults {
         // If there are two states and the rule is not centered, this is the momentum buffer.
         T& grad_avg = states[1];
         const T mean = interpolate(grad_avg, g, s.weight, s.alpha);
-        second_moment = s.centered ? square_avg - mean * mean : square_avg;
-        grad_avg = s.centered ? mean : grad_avg;
+        second_moment = where(s.centered, square_avg - mean * mean, square_avg);
+        grad_avg = where(s.centered, mean, grad_avg);
       }
       g = g / (sqrt_of(second_moment) + s.eps);
       if constexpr (kStates >= 2) {
         T& momentum_buffer = states[kStates - 1];
         const T buffer = s.momentum * momentum_buffer + g;
         // Where a tensor or a schedule gives 0, as where the number is 0: the buffer waits.
-        momentum_buffer = s.momentum != 0 ? buffer : momentum_buffer;
-        g = s.momentum != 0 ? buffer : g;
+        momentum_buffer = where(s.momentum != 0, buffer, momentum_buffer);
+        g = where(s.momentum != 0, buffer, g);
       }
       p = p - s.lr * g;
     }

@@ -45,14 +45,18 @@ struct Sgd : Defaults {
 
     SGDR_HOST_DEVICE explicit Rule(const Scalars& scalars) : s(rounded<ScalarsIn, T>(scalars)) {}
 
+    SGDR_HOST_DEVICE bool usual() const {
+      return !s.maximize && (kStates == 0 || (!s.first && s.momentum != 0));
+    }
+
     SGDR_HOST_DEVICE void operator()(T& p, T g, T* states) const {
       g = s.lr_inside * descent(g, p, s.weight_decay, s.maximize);
       if constexpr (kStates == 1) {
-        const T buffer = s.first ? g : s.momentum * states[0] + s.one_minus_dampening * g;
+        const T buffer = where(s.first, g, s.momentum * states[0] + s.one_minus_dampening * g);
         const T direction = s.nesterov ? g + s.momentum * buffer : buffer;
         // Where a tensor or a schedule gives 0, as where the number is 0: no buffer, no dampening.
-        states[0] = s.momentum != 0 ? buffer : states[0];
-        g = s.momentum != 0 ? direction : g;
+        states[0] = where(s.momentum != 0, buffer, states[0]);
+        g = where(s.momentum != 0, direction, g);
       }
       p = p - s.lr_outside * g;
     }
