@@ -1,9 +1,9 @@
 // See membership.h.
 #include "bindings/membership.h"
 
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <algorithm>
+
+#include "bindings/python_tensors.h"
 
 namespace sgdr_fused {
 
@@ -47,8 +47,6 @@ bool same_entries(PyObject* a, PyObject* b) {
 
 }  // namespace
 
-const at::Tensor* place_of(PyObject* param) { return &THPVariable_Unpack(param); }
-
 Membership::Membership(const py::list& param_groups, const py::list& aliases,
                        const py::object& changes, const py::object& seen)
     : changes_(changes.ptr()), seen_(seen.ptr()) {
@@ -70,7 +68,7 @@ Membership::Membership(const py::list& param_groups, const py::list& aliases,
     }
     for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(params); ++k) {
       PyObject* const param = PySequence_Fast_GET_ITEM(params, k);
-      TORCH_CHECK_TYPE(THPVariable_Check(param), "a parameter group's 'params' must be tensors");
+      TORCH_CHECK_TYPE(is_tensor(param), "a parameter group's 'params' must be tensors");
       added.params.push_back({param, Py_TYPE(param)});
       places_.push_back(place_of(param));
       const py::handle type(reinterpret_cast<PyObject*>(Py_TYPE(param)));

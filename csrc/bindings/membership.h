@@ -1,14 +1,12 @@
 // Notices edits of the lists and mappings that a user may change without telling the optimizer.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <vector>
 
 namespace sgdr_fused {
-
-// The place where a parameter's Python object has its tensor.
-const at::Tensor* place_of(PyObject* param);
 
 // What param_groups, each group's params, and the user's own mappings that ours stand for were when
 // the plans were made. It holds no group, no list and no parameter, so none of them lives longer

@@ -4,7 +4,9 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings/membership.h"
+#include "bindings/python_tensors.h"
 #include "bindings/step_call.h"
+#include "plan/sharded.h"
 #include "plan/specs.h"
 
 namespace sgdr_fused {
@@ -52,7 +54,7 @@ HyperSpec make_hyper(const py::object& value, const OptionalTensor& display) {
 // `carried` has what the parameter carries beside its states: the names of kCarried.
 ParamSpec make_param(const py::object& param, const at::Tensor& memory, const OptionalTensor& grad,
                      std::vector<at::Tensor> states, int32_t group, int32_t index, bool active,
-                     const py::kwargs& carried) {
+                     int32_t norm_sum, const py::kwargs& carried) {
   ParamSpec spec;
   spec.param = param.cast<at::Tensor>();
   spec.place = place_of(param.ptr());
@@ -62,6 +64,8 @@ ParamSpec make_param(const py::object& param, const at::Tensor& memory, const Op
   spec.group = group;
   spec.index = index;
   spec.active = active;
+  spec.norm_sum = norm_sum;
+  spec.sharded = local_part(spec.param) != nullptr;
   for (const auto& [name, tensor] : carried) {
     const size_t entry = carried_named(name.cast<std::string>());
     if (!tensor.is_none()) spec.carried[entry] = tensor.cast<at::Tensor>();
@@ -74,8 +78,10 @@ AverageSpec make_average(HyperSpec weight, bool is_mean, const at::Tensor& count
 }
 
 ClippingSpec make_clipping(double max_value, double max_norm, bool raises,
-                           const OptionalTensor& norm, const OptionalTensor& skipped) {
-  return {max_value, max_norm, raises, norm.value_or(at::Tensor()), skipped.value_or(at::Tensor())};
+                           const OptionalTensor& norm, const OptionalTensor& skipped,
+                           int32_t num_sums) {
+  return {max_value, max_norm, raises, norm.value_or(at::Tensor()), skipped.value_or(at::Tensor()),
+          num_sums};
 }
 
 std::optional<at::Tensor> or_none(const at::Tensor& tensor) {
@@ -120,13 +126,13 @@ void bind_specs(py::module_& module) {
   py::class_<ParamSpec>(module, "Param")
       .def(py::init(&make_param), py::kw_only(), py::arg("param"), py::arg("memory"),
            py::arg("grad"), py::arg("states"), py::arg("group"), py::arg("index"),
-           py::arg("active"));
+           py::arg("active"), py::arg("norm_sum") = 0);
   py::class_<AverageSpec>(module, "Average")
       .def(py::init(&make_average), py::kw_only(), py::arg("weight"), py::arg("is_mean"),
            py::arg("count"));
   py::class_<ClippingSpec>(module, "Clipping")
       .def(py::init(&make_clipping), py::kw_only(), py::arg("max_value"), py::arg("max_norm"),
-           py::arg("raises"), py::arg("norm"), py::arg("skipped"));
+           py::arg("raises"), py::arg("norm"), py::arg("skipped"), py::arg("num_sums") = 1);
 }
 
 }  // namespace
@@ -154,6 +160,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
                              [](const OptimizerPlan& plan) { return or_none(plan.grad_sums()); })
       .def_property_readonly("param_sums",
                              [](const OptimizerPlan& plan) { return or_none(plan.param_sums()); })
+      .def_property_readonly("order", &OptimizerPlan::order)
       .def_property_readonly("captured", &OptimizerPlan::captured);
   py::class_<Membership>(module, "Membership", py::custom_type_setup(&let_gc_visit))
       .def(py::init<const py::list&, const py::list&, const py::object&, const py::object&>(),

@@ -1,6 +1,7 @@
 // See step_call.h.
 #include "bindings/step_call.h"
 
+#include <ATen/record_function.h>
 #include <c10/util/SmallVector.h>
 
 namespace sgdr_fused {
@@ -65,10 +66,11 @@ void store(const py::list& pending, Membership& membership) {
 }
 
 // Takes these parts of a step with each of the plans. False: something is not as it was when
-// membership and plans were made, and nothing was done.
-bool take(unsigned parts, Membership& membership, const py::list& param_groups,
+// membership and plans were made, and nothing was done. A profile shows the name.
+bool take(const char* name, unsigned parts, Membership& membership, const py::list& param_groups,
           const py::list& plans, const py::object& grad_scales, const py::object& found_infs,
           const py::list* pending) {
+  RECORD_FUNCTION(name, c10::ArrayRef<const c10::IValue>{});
   Steps steps;
   bool large = false;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -101,22 +103,26 @@ bool take(unsigned parts, Membership& membership, const py::list& param_groups,
 
 bool step(Membership& membership, const py::list& param_groups, const py::list& plans,
           const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
-  return take(kWholeStep, membership, param_groups, plans, grad_scales, found_infs, &pending);
+  return take("sgdr_fused::step", kWholeStep, membership, param_groups, plans, grad_scales,
+              found_infs, &pending);
 }
 
 bool measure_grads(Membership& membership, const py::list& param_groups, const py::list& plans,
                    const py::object& grad_scales, const py::object& found_infs) {
-  return take(kMeasureGrads, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+  return take("sgdr_fused::measure_grads", kMeasureGrads, membership, param_groups, plans,
+              grad_scales, found_infs, nullptr);
 }
 
 bool measure_params(Membership& membership, const py::list& param_groups, const py::list& plans,
                     const py::object& grad_scales, const py::object& found_infs) {
-  return take(kMeasureParams, membership, param_groups, plans, grad_scales, found_infs, nullptr);
+  return take("sgdr_fused::measure_params", kMeasureParams, membership, param_groups, plans,
+              grad_scales, found_infs, nullptr);
 }
 
 bool update(Membership& membership, const py::list& param_groups, const py::list& plans,
             const py::object& grad_scales, const py::object& found_infs, const py::list& pending) {
-  return take(kUpdate, membership, param_groups, plans, grad_scales, found_infs, &pending);
+  return take("sgdr_fused::update", kUpdate, membership, param_groups, plans, grad_scales,
+              found_infs, &pending);
 }
 
 }  // namespace sgdr_fused

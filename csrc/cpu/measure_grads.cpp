@@ -49,7 +49,7 @@ ChunkGradSums plain_norm(const float* grad, const Square<float>& square, int64_t
                         partial_sums.of(0));
   }
   const double total = partial_sums.total();
-  return {total, !std::isfinite(total)};
+  return {total, !std::isfinite(total), 0};
 }
 
 template <class T>
@@ -63,10 +63,10 @@ ChunkGradSums chunk_norm(const OperandIO& grad, const Square<T>& square, int64_t
     const T* g = fetch(grad, begin + done, size, scratch);
     run<SquaresLoop<T>>(square, g, size, partial_sums.of(done), &nonfinite);
   }
-  return {partial_sums.total(), nonfinite != 0};
+  return {partial_sums.total(), nonfinite != 0, 0};
 }
 
-ChunkGradSums norm_of(const Step& step, const Item& item, const Chunk& chunk) {
+ChunkGradSums sums_of(const Step& step, const Item& item, const Chunk& chunk) {
   const Tensor& tensor = step.plan.tensors[chunk.tensor];
   const Clipping& clipping = step.plan.clipping;
   const Layout* layout = tensor.layout < 0 ? nullptr : step.plan.layouts + tensor.layout;
@@ -90,16 +90,23 @@ void measure_grads(const Step& step, const Threads& threads) {
   for_chunks(
       step, threads, [](const Item&) { return true; },
       [&](const Item& item, int64_t i) {
-        clipping.chunks[i] = norm_of(step, item, step.chunks[i]);
+        const Chunk& chunk = step.chunks[i];
+        clipping.chunks[i] = sums_of(step, item, chunk);
+        clipping.chunks[i].norm_sum = step.plan.tensors[chunk.tensor].norm_sum;
       });
 
-  PartialSums<kPartialSums> partial_sums(clipping.num_chunks);
   bool nonfinite = false;
   for (int64_t i = 0; i < clipping.num_chunks; ++i) {
-    *partial_sums.of(i) += clipping.chunks[i].squares;
     nonfinite = nonfinite || clipping.chunks[i].nonfinite;
   }
-  *clipping.sums = {partial_sums.total(), nonfinite ? 1.0 : 0.0};
+  for (int32_t sum = 0; sum < clipping.num_sums; ++sum) {
+    PartialSums<kPartialSums> partial_sums(clipping.num_chunks);
+    for (int64_t i = 0; i < clipping.num_chunks; ++i) {
+      const ChunkGradSums& chunk = clipping.chunks[i];
+      *partial_sums.of(i) += chunk.norm_sum == sum ? chunk.squares : 0.0;
+    }
+    clipping.sums[sum] = {partial_sums.total(), nonfinite ? 1.0 : 0.0};
+  }
 }
 
 }  // namespace sgdr_fused::cpu

@@ -58,6 +58,7 @@ __device__ bool add_squares(double* partial_sums, const Square<opmath_t<grad_t>>
 struct MeasuredChunk {
   void* grad;
   Dtype dtype;
+  int32_t norm_sum;
   const Layout* layout;
   int64_t begin;
   int count;
@@ -70,10 +71,34 @@ __device__ void find_chunk(MeasuredChunk& work, const PlanView& plan, const Chun
   const Tensor& tensor = plan.tensors[chunk.tensor];
   work.grad = grad;
   work.dtype = tensor.grad_dtype;
+  work.norm_sum = tensor.norm_sum;
   work.layout = tensor.layout < 0 ? nullptr : plan.layouts + tensor.layout;
   work.begin = first_element(chunk);
   work.count = grad == nullptr ? 0 : num_elements(chunk, tensor);
   if (work.layout != nullptr) coordinates_of(*work.layout, work.begin, work.start);
+}
+
+// Writes one of the sums of all gradients. Each tells whether any gradient is not finite.
+__device__ void add_up_chunks(double* partial_sums, const Clipping& clipping, int32_t sum) {
+  int nonfinite = 0;
+  double sums[kPartialSums / kThreads] = {};
+#pragma unroll 1
+  for (int64_t first = threadIdx.x; first < clipping.num_chunks; first += kPartialSums) {
+#pragma unroll
+    for (int k = 0; k < kPartialSums / kThreads; ++k) {  // side by side: none waits for another
+      const int64_t i = first + k * kThreads;
+      const ChunkGradSums chunk = i < clipping.num_chunks ? clipping.chunks[i] : ChunkGradSums{};
+      sums[k] += chunk.norm_sum == sum ? chunk.squares : 0.0;
+      nonfinite |= chunk.nonfinite;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kPartialSums / kThreads; ++k) {
+    partial_sums[threadIdx.x + k * kThreads] = sums[k];
+  }
+  nonfinite = __syncthreads_or(nonfinite);
+  const double squares = add_up(partial_sums, kPartialSums);
+  if (threadIdx.x == 0) clipping.sums[sum] = {squares, nonfinite != 0 ? 1.0 : 0.0};
 }
 
 template <class param_t, int kBytes>
@@ -98,33 +123,14 @@ __global__ void __launch_bounds__(kThreads, 4)
     });
     const int nonfinite = __syncthreads_or(found);
     const double squares = add_up(partial_sums, kPartialSums);
-    if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0};
+    if (threadIdx.x == 0) clipping.chunks[index] = {squares, nonfinite != 0, work.norm_sum};
   }
 
   if (!header.is_last_launch || !is_last_block(header.ticket, gridDim.x)) return;
-  int nonfinite = 0;
-  double sums[kPartialSums / kThreads] = {};
 #pragma unroll 1
-  for (int64_t first = threadIdx.x; first < clipping.num_chunks; first += kPartialSums) {
-#pragma unroll
-    for (int k = 0; k < kPartialSums / kThreads; ++k) {  // side by side: none waits for another
-      const int64_t i = first + k * kThreads;
-      const ChunkGradSums chunk = i < clipping.num_chunks ? clipping.chunks[i] : ChunkGradSums{};
-      sums[k] += chunk.squares;
-      nonfinite |= chunk.nonfinite;
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kPartialSums / kThreads; ++k) {
-    partial_sums[threadIdx.x + k * kThreads] = sums[k];
-  }
-  nonfinite = __syncthreads_or(nonfinite);
-  const double squares = add_up(partial_sums, kPartialSums);
-  if (threadIdx.x == 0) {
-    *clipping.sums = {squares, nonfinite != 0 ? 1.0 : 0.0};
-    // The update would need registers for the root that some of its kernels do not have.
-    report_norm(clipping);
-  }
+  for (int32_t sum = 0; sum < clipping.num_sums; ++sum) add_up_chunks(partial_sums, clipping, sum);
+  // The update would need registers for the root that some of its kernels do not have.
+  if (threadIdx.x == 0) report_norm(clipping);
 }
 
 }  // namespace

@@ -94,7 +94,7 @@ void OptimizerPlan::copy_to_device() {
   const size_t chunk_squares = packed.add(chunk_squares_);
   const size_t num_measured = measures_params_ ? tensors_.size() : 0;
   const size_t tickets = packed.add(std::vector<uint32_t>(num_measured));
-  const size_t grad_sums = packed.add(std::vector<GradSums>(1));
+  const size_t grad_sums = packed.add(std::vector<GradSums>(clipping_.num_sums));
   const size_t param_sums = packed.add(std::vector<Squares>(num_measured));
   const c10::cuda::CUDAGuard guard(clock_.device());
   device_memory_ = packed.to(clock_.device());
@@ -123,7 +123,7 @@ void OptimizerPlan::copy_to_device() {
   };
   if (clipping_.norm.defined()) {
     plan_.clipping.sums = reinterpret_cast<GradSums*>(base + grad_sums);
-    grad_sums_ = pairs_at(grad_sums, 1)[0];
+    grad_sums_ = pairs_at(grad_sums, clipping_.num_sums);
   }
   if (measures_params_) param_sums_ = pairs_at(param_sums, num_measured);
 }

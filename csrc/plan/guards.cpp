@@ -120,9 +120,11 @@ void Guards::add(const ParamSpec& spec, bool guards_hidden) {
   add_carried(spec, guards_hidden, true);
   const at::Tensor& like_grad = spec.grad.defined() ? spec.grad : spec.memory;
   params_.push_back({spec.place, spec.param.unsafeGetTensorImpl(), first, last, spec.active,
-                     like_grad.is_contiguous(), static_cast<uint16_t>(like_grad.itemsize()),
-                     like_grad.dtype(), memory_keys_of(like_grad.unsafeGetTensorImpl()),
-                     span_of(like_grad), shape_of(like_grad) + like_grad.dim()});
+                     spec.sharded, like_grad.is_contiguous(),
+                     static_cast<uint16_t>(like_grad.itemsize()), like_grad.dtype(),
+                     memory_keys_of(like_grad.unsafeGetTensorImpl()), span_of(like_grad),
+                     shape_of(like_grad) + like_grad.dim()});
+  grad_placements_.emplace_back();
   grads_.push_back(nullptr);
   grad_impls_.push_back(nullptr);
 }
@@ -140,6 +142,14 @@ C10_ALWAYS_INLINE bool Guards::fits(const Param& param, const at::TensorImpl* gr
   return param.grad_contiguous || same(grad->strides(), param.grad_strides);
 }
 
+// The gradient that a kernel can read; null: not a gradient of this parameter's kind.
+C10_ALWAYS_INLINE const at::Tensor* Guards::local_grad(size_t param, const at::Tensor& grad) {
+  if (!params_[param].sharded) return &grad;
+  const at::Tensor* local = local_part(grad);
+  const at::Tensor& place = *params_[param].place;
+  return local != nullptr && placed_like(grad, place, grad_placements_[param]) ? local : nullptr;
+}
+
 bool Guards::collect() {
   for (const auto& [display, version] : displays_) {
     if (display->version_counter().current_version() != version) return false;
@@ -147,6 +157,9 @@ bool Guards::collect() {
   // This comes first, since a tensor that is no longer at its place may be gone.
   for (const Param& param : params_) {
     if (param.place->unsafeGetTensorImpl() != param.identity) return false;
+    if (!param.sharded) continue;
+    const at::Tensor* local = local_part(*param.place);
+    if (local == nullptr || local->unsafeGetTensorImpl() != guards_[param.first].impl) return false;
   }
   if (!all_unchanged(guards_)) return false;
   // These are three loops, each of independent and short iterations, so that the processor overlaps
@@ -154,8 +167,12 @@ bool Guards::collect() {
   // long way.
   for (size_t i = 0; i < params_.size(); ++i) {
     const at::Tensor& grad = params_[i].identity->grad();
-    grad_impls_[i] = grad.defined() ? grad.unsafeGetTensorImpl() : nullptr;
-    if (grad.defined()) prefetch_tensor(grad_impls_[i]);
+    grad_impls_[i] = nullptr;
+    if (!grad.defined()) continue;
+    const at::Tensor* local = local_grad(i, grad);
+    if (local == nullptr) return false;
+    grad_impls_[i] = local->unsafeGetTensorImpl();
+    prefetch_tensor(grad_impls_[i]);
   }
   for (size_t i = 0; i < params_.size(); ++i) {
     if (grad_impls_[i] == nullptr) continue;
@@ -189,7 +206,7 @@ void Guards::hold(Held& held) const {
     const at::Tensor& grad = param.identity->grad();
     if (!grad.defined()) continue;
     held.tensors.push_back(grad);
-    held.storages.push_back(grad.storage());
+    held.storages.push_back((param.sharded ? *local_part(grad) : grad).storage());
   }
 }
 

@@ -9,6 +9,7 @@
 #include <deque>
 #include <vector>
 
+#include "plan/sharded.h"
 #include "plan/specs.h"
 #include "plan/tensor_memory.h"
 
@@ -68,7 +69,8 @@ class Guards {
     at::TensorImpl* identity;
     // Where its memory is, and what it carries: these of guards_, beginning with the memory.
     int32_t first, last;
-    bool active;  // else it may have no gradient
+    bool active;   // else it may have no gradient
+    bool sharded;  // its memory and its gradient's are local_part() of them
     bool grad_contiguous;
     uint16_t grad_itemsize;
     caffe2::TypeMeta grad_dtype;
@@ -82,8 +84,10 @@ class Guards {
   void add_carried(const ParamSpec& spec, bool guards_hidden, bool written_anyway);
   const int64_t* shape_of(const at::Tensor& tensor);
   bool fits(const Param& param, const at::TensorImpl* grad) const;
+  const at::Tensor* local_grad(size_t param, const at::Tensor& grad);
 
   std::vector<Param> params_;
+  std::vector<Placement> grad_placements_;  // of the gradients of those that are sharded
   std::vector<const at::Tensor*> places_;
   std::vector<Guard> guards_;
   std::vector<at::TensorImpl*> written_anyway_;  // whether there is a gradient or not

@@ -89,6 +89,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
     clips.norm = clipping_.norm.mutable_data_ptr<double>();
     guards_.add(clipping_.norm);
     clips.chunks = chunk_grad_sums_.data();
+    clips.num_sums = clipping_.num_sums;
     clips.num_chunks = static_cast<int64_t>(chunks_.size());
   }
   if (measures_params_) {
@@ -120,7 +121,7 @@ OptimizerPlan::OptimizerPlan(const std::string& algorithm, const std::string& ba
 
 void OptimizerPlan::make_sums() {
   if (clipping_.norm.defined()) {
-    grad_sums_ = at::zeros({2}, at::kDouble);
+    grad_sums_ = at::zeros({clipping_.num_sums, 2}, at::kDouble);
     plan_.clipping.sums = reinterpret_cast<GradSums*>(grad_sums_.mutable_data_ptr<double>());
   }
   if (measures_params_) {
@@ -184,6 +185,7 @@ void OptimizerPlan::add_tensor(const ParamSpec& spec) {
   tensor.numel = spec.memory.numel();
   tensor.group = spec.group;
   tensor.index = spec.index;
+  tensor.norm_sum = spec.norm_sum;
   tensor.layout = spec.active ? add_layout(spec) : -1;
   tensor.num_states = static_cast<int32_t>(spec.states.size());
   for (size_t k = 0; k < spec.states.size(); ++k) tensor.states[k] = data_of(spec.states[k]);
@@ -201,6 +203,12 @@ void OptimizerPlan::add_tensor(const ParamSpec& spec) {
   types_.push_back(types);
   active_.push_back(spec.active);
   tensors_.push_back(tensor);
+}
+
+std::vector<int32_t> OptimizerPlan::order() const {
+  std::vector<int32_t> order;
+  for (const Tensor& tensor : tensors_) order.push_back(tensor.index);
+  return order;
 }
 
 // A tensor that takes no part has none.

@@ -51,12 +51,14 @@ class OptimizerPlan {
   void hold(Held& held) const { guards_.hold(held); }
   // Takes these parts of the step, with the gradients that valid() collected.
   void run(unsigned parts, const Scaling& scaling);
-  // What is measured, on the plan's device: float64, (the sum of the squares of all gradients; 0,
-  // or another number where one of them is not finite), and for each tensor in the plan's order
-  // (the sum of the squares of the parameter, that of its direction). Undefined: nothing is
-  // measured.
+  // What is measured, on the plan's device: float64, for each of ClippingSpec::num_sums (the sum of
+  // the squares of those gradients; 0, or another number where any gradient is not finite), of
+  // which the update reads the first; and for each tensor of order() (the sum of the
+  // squares of the parameter, that of its direction). Undefined: nothing is measured.
   const at::Tensor& grad_sums() const { return grad_sums_; }
   const at::Tensor& param_sums() const { return param_sums_; }
+  // The places in the optimizer of the tensors that param_sums() is about.
+  std::vector<int32_t> order() const;
   // Recomputes the displays from the clock.
   void show();
   void set_number(int64_t group, int64_t hyper, double value);

@@ -35,8 +35,12 @@ struct ParamSpec {
   std::vector<at::Tensor> states;
   CarriedTensors carried;
   int32_t group = 0;
-  int32_t index = 0;  // its place in the optimizer
+  int32_t index = 0;     // its place in the optimizer
+  int32_t norm_sum = 0;  // which sum of the squares of gradients its own go into; -1: none
   bool active = false;
+  // It stands for a tensor that is shared out among processes. Its gradient does too, and `memory`
+  // and `grad` are the parts of both that are here.
+  bool sharded = false;
 };
 
 // Running averages of the parameters. weight: a number, or a schedule; see Average.
@@ -50,9 +54,10 @@ struct AverageSpec {
 struct ClippingSpec {
   double max_value = 0.0;
   double max_norm = 0.0;
-  bool raises = false;  // an error where the norm is not finite
-  at::Tensor norm;      // 0-dim float64, undefined: nothing is measured
-  at::Tensor skipped;   // 0-dim int64, undefined: no step is skipped
+  bool raises = false;   // an error where the norm is not finite
+  at::Tensor norm;       // 0-dim float64, undefined: nothing is measured
+  at::Tensor skipped;    // 0-dim int64, undefined: no step is skipped
+  int32_t num_sums = 1;  // of the squares of gradients
 };
 
 }  // namespace sgdr_fused

@@ -67,7 +67,7 @@ bool OptimizerPlan::run_cpu(unsigned parts, const Scaling& scaling) {
 
 // There is no error for a step that a GradScaler skips.
 void OptimizerPlan::check_norm(const at::Tensor& found_inf) const {
-  const double norm = std::sqrt(grad_sums_[0].item<double>());
+  const double norm = std::sqrt(grad_sums_[0][0].item<double>());
   if (std::isfinite(norm) || (found_inf.defined() && found_inf.item<float>() != 0.0f)) return;
   clipping_.norm.fill_(norm);  // the update, which does not follow, would have written it
   TORCH_CHECK(false, "error_if_nonfinite: the norm of the gradients is ", norm,

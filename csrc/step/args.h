@@ -59,6 +59,8 @@ struct Tensor {
   int32_t group;
   int32_t layout;    // index into PlanView::layouts; -1: every operand is dense, in the same order
   int32_t index;     // its place in the optimizer
+  int32_t norm_sum;  // which of Clipping::sums its gradient's squares are in; -1: in none, since
+                     // another process adds the same squares
   Dtype grad_dtype;  // the parameter's, or of 16 bits where that is kFloat32
 };
 
@@ -95,8 +97,9 @@ struct Average {
 
 // What is measured of the gradients of one chunk.
 struct ChunkGradSums {
-  double squares;  // the sum of their squares
-  bool nonfinite;  // one of them is not finite
+  double squares;    // the sum of their squares
+  bool nonfinite;    // one of them is not finite
+  int32_t norm_sum;  // Tensor::norm_sum
 };
 
 // What is measured of all gradients together. These are sums, not the norm itself, so that those of
@@ -114,7 +117,8 @@ struct Clipping {
   bool is_on;             // gradients are clamped or scaled down
   double max_value;       // elements are clamped to [-max_value, max_value]
   double max_norm;        // of all gradients together; negative: not limited
-  GradSums* sums;         // of this step; null: nothing is measured
+  GradSums* sums;         // of this step; null: nothing is measured. The update reads the first
+  int32_t num_sums;       // more than one: each is added up over other processes
   double* norm;           // for the user, written by the update; null where nothing is measured
   int64_t* skipped;       // steps skipped so far; null: a step is taken whatever its gradients are
   ChunkGradSums* chunks;  // in the order of the chunk table

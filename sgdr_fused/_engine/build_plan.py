@@ -16,6 +16,7 @@ from .algorithm import Algorithm
 from .hyperparameters import SCHEDULE_KEYS
 from .param_state import ParamSpec
 from .plan import AverageSpec, Built, GroupSpec, HyperSpec, Plan
+from .reduction import Reduction, StepOverProcesses
 from .reference_plan import ReferencePlan, step_with_reference
 from .session import Session
 from .specs import SpecBuilder
@@ -42,14 +43,15 @@ def build(session: Session) -> Built:
     shown_rates.check_displays(groups)
     cycles.check_average(session.options, groups)
     clipping.check_devices(session.options, params)
-    check_whole(params, clipping.needs_norm(session.options, session.algorithm.measures_params))
+    check_whole(params, session.options, session.algorithm.measures_params)
     session.host_clock.look_out_for(
         [schedule for group in groups for key in SCHEDULE_KEYS.values() if (schedule := group.get(key)) is not None]
     )
 
     new = Built(seen)
     new.num_groups = len(groups)
-    builder = SpecBuilder(session, params)
+    reduction = Reduction(places, session.options["norm_group"])
+    builder = SpecBuilder(session, params, reduction)
     specs: dict[torch.device, list[ParamSpec]] = {session.first_device(): []}
     with torch.inference_mode(False), torch.no_grad():
         for param, (index, i, k) in places.items():
@@ -61,16 +63,27 @@ def build(session: Session) -> Built:
     new.pending, new.fresh_counts = builder.finish(), builder.fresh_counts
 
     session.keep_clocks_on(specs)
+    param_groups.show_counts(session)
     for device, device_specs in specs.items():
-        new.plans.append(_make_plan(session, device, device_specs, new))
+        new.plans.append(_make_plan(session, device, device_specs, reduction, new))
     by_reference = any(isinstance(plan, ReferencePlan) for plan in new.plans)
+    norm = clipping.needs_norm(session.options, session.algorithm.measures_params)
+    if by_reference and reduction.is_needed and norm:
+        raise RuntimeError(f"{norm} of parameters on several processes needs the extension: the reference adds up none")
     if shares_memory or by_reference:
         new.seen = None  # to look at everything at each step
     new.needs_upkeep = bool(by_reference or new.host_reads or new.conversions or new.on_meta)
     extension: Any = backends.load()
     if extension is not None:
         new.membership = extension.Membership(groups, session.aliases(), session.changes, seen)
-    new.step = step_with_reference if by_reference or extension is None else extension.step
+    if by_reference or extension is None:
+        new.step = step_with_reference
+    elif reduction.is_needed:
+        new.step = StepOverProcesses(
+            reduction, params, new.plans, clipping.measures(session.options), session.algorithm.measures_params
+        )
+    else:
+        new.step = extension.step
     return new
 
 
@@ -104,7 +117,9 @@ def _places(groups: list[Any]) -> dict[Tensor, tuple[int, int, int]]:
     return places
 
 
-def _make_plan(session: Session, device: torch.device, specs: list[ParamSpec], new: Built) -> Plan:
+def _make_plan(
+    session: Session, device: torch.device, specs: list[ParamSpec], reduction: Reduction, new: Built
+) -> Plan:
     """The plan of a device; what it needs at each step is added to `new`."""
     backend = backends.backend_for(device)
     reads: list[tuple[int, int, Tensor]] = []
@@ -123,7 +138,7 @@ def _make_plan(session: Session, device: torch.device, specs: list[ParamSpec], n
     if backend == "reference":
         plan: Plan = ReferencePlan(session, clock, groups, specs)
     else:
-        plan = _native_plan(session, device, backend, clock, groups, specs)
+        plan = _native_plan(session, device, backend, clock, groups, specs, reduction.num_sums)
     new.host_reads += [(plan, *read) for read in reads]
     return plan
 
@@ -160,7 +175,13 @@ def _hyper_spec(
 
 
 def _native_plan(
-    session: Session, device: torch.device, backend: str, clock: Tensor, groups: list[GroupSpec], specs: list[ParamSpec]
+    session: Session,
+    device: torch.device,
+    backend: str,
+    clock: Tensor,
+    groups: list[GroupSpec],
+    specs: list[ParamSpec],
+    num_sums: int,
 ) -> Plan:
     """The plan of the C++ extension: csrc/plan/specs.h says what each of these structs holds."""
     extension: Any = backends.load()
@@ -182,7 +203,7 @@ def _native_plan(
         if average is None
         else extension.Average(weight=extension.Hyper(average.weight), is_mean=average.is_mean, count=average.count),
         rounding_seed=session.rounding_seed,
-        clipping=extension.Clipping(**clipping.for_plan(session.options, session.measured, device)._asdict()),
+        clipping=extension.Clipping(**clipping.for_plan(session.options, session.measured, device, num_sums)._asdict()),
     )
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from .options import checked_options
 from .param_groups import set_groups, take_over
 from .representation import with_schedules
 from .session import Session
+from .sharded import as_saved
 from .tracked import ParamState
 
 
@@ -28,28 +30,29 @@ def state_dict(session: Session) -> dict[str, Any]:
     for group in session.groups:  # a parameter in several has its number of the first, as in torch
         ids.update({param: i for i, param in enumerate(group["params"], first) if param not in ids})
         first += len(group["params"])
-    clock = torch.tensor(int(session.clock), dtype=torch.int64, device="cpu")
+    counts = {
+        key: torch.tensor(int(value), dtype=torch.int64, device="cpu") if isinstance(value, Tensor) else value
+        for key, value in session.counts_shown().items()
+    }
+    clock = int(counts["clock"])
     groups = []
     for group in session.groups:
         packed = with_schedules(group)
         for key in list(packed):
             first = packed[key][0] if isinstance(packed[key], tuple) and packed[key] else packed[key]
             if isinstance(first, Schedule):
-                packed[f"{key}_schedule"] = first.to_dict()
-                value = first(int(clock))
+                packed[f"{key}_schedule"] = json.dumps(first.to_dict())
+                value = first(clock)
                 packed[key] = (value, *packed[key][1:]) if isinstance(packed[key], tuple) else value
         for schedule_key in SCHEDULE_KEYS.values():
-            packed.setdefault(schedule_key, None)
-        packed["clock"] = clock
-        if session.options["average"] is not None:
-            packed["n_averaged"] = torch.tensor(int(session.n_averaged), dtype=torch.int64, device="cpu")
-        if session.rounding_seed is not None:
-            packed["rounding_seed"] = session.rounding_seed
-        if session.options["skip_nonfinite"]:
-            packed["skipped_steps"] = torch.tensor(int(skipped_steps(session)), dtype=torch.int64, device="cpu")
+            packed.setdefault(schedule_key, "")
+        packed.update(counts)
         packed["params"] = [ids[param] for param in group["params"]]
         groups.append(packed)
-    state = {ids.get(key, key): value for key, value in stepped_state(session).items()}
+    state = {
+        ids.get(key, key): {name: as_saved(each) for name, each in value.items()} if isinstance(value, dict) else value
+        for key, value in stepped_state(session).items()
+    }
     return {"state": state, "param_groups": groups}
 
 

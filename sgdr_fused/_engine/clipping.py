@@ -57,9 +57,10 @@ class ClippingSpec(NamedTuple):
     raises: bool
     norm: Tensor | None
     skipped: Tensor | None
+    num_sums: int
 
 
-def for_plan(options: Options, measured: Measured, device: torch.device) -> ClippingSpec:
+def for_plan(options: Options, measured: Measured, device: torch.device, num_sums: int) -> ClippingSpec:
     max_value, max_norm = options["max_grad_value"], options["max_grad_norm"]
     norm, skipped = measured.on(device) if measures(options) else (None, None)
     return ClippingSpec(
@@ -68,6 +69,7 @@ def for_plan(options: Options, measured: Measured, device: torch.device) -> Clip
         options["error_if_nonfinite"],
         norm,
         skipped if options["skip_nonfinite"] else None,
+        num_sums,
     )
 
 

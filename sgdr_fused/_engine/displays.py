@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import schedules
 from ..schedules import Schedule
 
 
@@ -85,3 +86,10 @@ def accept_writes(tensor: Tensor) -> None:
 def _version_of_a_copy() -> int:
     """The version of a tensor that deepcopy or pickle has made: they make it empty and then give it its memory."""
     return copy.deepcopy(torch.zeros((), device="cpu"))._version
+
+
+# What torch's wrappers save of live groups, as ZeroRedundancyOptimizer does, holds displays. These classes hold what
+# they are given and nothing else, so torch.load(weights_only=True) may make them.
+torch.serialization.add_safe_globals(
+    [Display, *(getattr(schedules, name) for name in schedules.__all__ if name != "from_torch")]
+)

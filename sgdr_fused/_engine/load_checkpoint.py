@@ -15,15 +15,14 @@ from .algorithm import Algorithm
 from .algorithm_of import Kin, check_algorithm
 from .checkpoint import read_all, skipped_steps
 from .hyperparameters import SCHEDULE_KEYS
-from .param_groups import Group, adopted, set_groups, take_over
-from .param_state import new_number, number_keys, tensor_names
+from .options import OPTIONS
+from .param_groups import COUNTS, Group, adopted, set_groups, show_counts, take_over
+from .param_state import dtypes_of, memory_of, new_number, number_keys, tensor_names
 from .representation import with_schedules
 from .session import Session
+from .sharded import as_loaded, placed_as
 from .tracked import State
 from .validation import check_state
-
-# Entries of a checkpoint's groups that are the optimizer's, and the same in each.
-_COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 
 
 def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> None:
@@ -43,7 +42,7 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
     state = _loaded_state(session, groups, saved_groups, state_dict["state"])
     clock = _loaded_clock(saved_groups, state)
     n_averaged = _same_in_all("n_averaged", saved_groups) or 0
-    rounding_seed = _same_in_all("rounding_seed", saved_groups)
+    rounding_seed = None if _has_no_seed(saved_groups) else _same_in_all("rounding_seed", saved_groups)
     skipped = _same_in_all("skipped_steps", saved_groups) or 0
     keeps_schedules = any("lr_schedule" not in saved for saved in saved_groups) and any(
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
@@ -58,9 +57,11 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
     def commit() -> None:
         set_groups(session, [*groups])
         session.set_state(state)
-        session.n_averaged.fill_(n_averaged)
+        if session.options["average"] is not None:
+            session.n_averaged.fill_(n_averaged)
         if session.rounding_seed is not None and rounding_seed is not None:
             session.rounding_seed = rounding_seed
+            show_counts(session)  # the groups were made with the seed that it replaces
         if session.options["skip_nonfinite"]:
             skipped_steps(session).fill_(skipped)
         if clock is not None:
@@ -95,7 +96,7 @@ def _checked_groups(session: Session, state_dict: dict[str, Any]) -> list[dict[s
 def _loaded_group(session: Session, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
     """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
     ours = with_schedules(group)
-    from_checkpoint = {key: value for key, value in saved.items() if key not in _COUNTS}
+    from_checkpoint = {key: value for key, value in saved.items() if key not in (*COUNTS, *OPTIONS)}
     values = {**ours, **session.algorithm.beyond_torch, **from_checkpoint}
     for key, schedule_key in SCHEDULE_KEYS.items():
         data = values.pop(schedule_key, None)
@@ -175,21 +176,36 @@ def _loaded_value(algorithm: Algorithm, param: Tensor, name: str, value: Any, de
             f"state[{name!r}] of {described} must have values, got shape {tuple(value.shape)} on the device "
             "meta, which has none"
         )
-    if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    here = memory_of(value)
+    if here.layout == torch.strided and here.numel() * here.element_size() > here.untyped_storage().nbytes():
         raise ValueError(
             f"state[{name!r}] of {described} must have memory for each element, got shape {tuple(value.shape)} with "
             f"strides {value.stride()}"
         )
     with torch.inference_mode(False), torch.no_grad():
-        return value.detach().to(device=param.device, copy=True)
+        own = placed_as(param, value.detach()).to(device=param.device, copy=True)
+        return as_loaded(own, dtypes_of(param, name)) if own.dtype == torch.int32 else own
 
 
 def _loaded_clock(saved_groups: list[dict[str, Any]], state: State) -> int | None:
     clock = _same_in_all("clock", saved_groups)
-    if clock is not None:
+    if clock:
         return clock
     taken = read_all([s["step"] for s in state.values() if isinstance(s, dict) and isinstance(s.get("step"), Tensor)])
-    return int(max(taken)) if taken else None
+    steps = int(max(taken, default=0))
+    if clock is None:
+        return steps if taken else None
+    if steps:
+        warn(
+            f"the checkpoint's clock is 0, while its states have {steps} steps behind them, as after a distributed "
+            "checkpoint of torch.optim, which has no clock, was read into a state dict of ours. Schedules start anew; "
+            f"to go on with them, call opt.clock.fill_({steps})"
+        )
+    return clock
+
+
+def _has_no_seed(saved_groups: list[dict[str, Any]]) -> bool:
+    return all(group.get("rounding_seed", -1) == -1 for group in saved_groups)
 
 
 def _same_in_all(key: str, saved_groups: list[dict[str, Any]]) -> int | None:

@@ -50,7 +50,7 @@ def add(session: Session, param_group: Any) -> None:
         Optimizer.add_param_group(newcomer, values)
     params = [param for group in newcomer.param_groups for param in group["params"]]
     clipping.check_devices(session.options, params)
-    validation.check_whole(params, clipping.needs_norm(session.options, session.algorithm.measures_params))
+    validation.check_whole(params, session.options, session.algorithm.measures_params)
     group = adopted(session, param_group, values, new=True)
     session.changes.note()
     session.groups.append(group)
@@ -73,7 +73,8 @@ def _check_keys(session: Session, group: dict[str, Any]) -> None:
         if key in OPTIONS:
             raise ValueError(
                 f"{key} must be given to {session.class_name}(...), not to a group: it is of the whole "
-                f"optimizer, got {shown(group[key])} in a group"
+                f"optimizer, got {shown(group[key])} in a group; a wrapper that copies its arguments into groups, as "
+                f"ZeroRedundancyOptimizer does, takes functools.partial({session.class_name}, {key}=...)"
             )
         meant = difflib.get_close_matches(str(key), known, n=1, cutoff=0.85)
         if key not in known and meant and not str(key).endswith("_schedule"):

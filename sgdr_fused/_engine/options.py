@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import torch
+import torch.distributed as dist
 
 from .. import _checks
 from .._messages import shown
@@ -33,7 +34,8 @@ class Options(TypedDict, total=False):
             with the probabilities that make its mean right. The random bits depend on a seed, the clock, and the
             parameter's and the element's number alone: they are the same for any number of threads, on the CPU and on
             a GPU, and after a checkpoint, which holds the seed. It is drawn from torch's generator at
-            construction. Parameters in float16 are refused.
+            construction; where torch.distributed has several processes, it is 0 in all of them, so that replicas are
+            rounded alike. Parameters in float16 are refused.
         max_grad_norm: scale all gradients down by one factor to this Euclidean norm, over all groups, where theirs is
             larger: ``torch.nn.utils.clip_grad_norm_``, but without writing them. :attr:`FusedSGD.grad_norm` is that
             norm; ``math.inf`` only measures it.
@@ -43,6 +45,10 @@ class Options(TypedDict, total=False):
             host waits for the device at each step. A step that a GradScaler skips does not raise.
         skip_nonfinite: a step with a gradient that is not finite is skipped, on the device: nothing is changed, the
             clock included, but :attr:`FusedSGD.skipped_steps`, which also counts a GradScaler's skipped steps.
+        norm_group: a ``torch.distributed.ProcessGroup`` over which norms are added up where each of its processes has
+            other parameters in plain tensors: what FullyShardedDataParallel's first version leaves, or what was sharded
+            by hand. None: the plain tensors are the same on all processes, as with DistributedDataParallel, where a
+            group would count them several times. DTensors say themselves where their parts are.
 
     Raises:
         ValueError, TypeError: naming the argument and its value; ``"cycle"`` without a Schedule for ``lr``; parameters
@@ -90,6 +96,7 @@ class Options(TypedDict, total=False):
     max_grad_value: float | None
     error_if_nonfinite: bool
     skip_nonfinite: bool
+    norm_group: Any
 
 
 _FLAGS = ("master_weights", "stochastic_rounding", "error_if_nonfinite", "skip_nonfinite")
@@ -98,6 +105,7 @@ OPTIONS = {
     "state_dtype": None,
     "max_grad_norm": None,
     "max_grad_value": None,
+    "norm_group": None,
     **dict.fromkeys(_FLAGS, False),
 }
 
@@ -127,5 +135,11 @@ def checked_options(options: Any, of: str = "a fused optimizer", arguments: Iter
 
 
 def new_seed() -> int:
-    """Draws a seed from torch's generator, so that torch.manual_seed() decides on it."""
+    """Draws a seed from torch's generator, so that torch.manual_seed() decides on it.
+
+    Processes that train together may have seeded their generators each in its own way, and their replicas of a
+    parameter must not drift apart. So they all get the same number.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return 0
     return int(torch.randint(2**53, (), device="cpu"))  # so many fit any number that a checkpoint is written with

@@ -7,14 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import _checks
 from .._messages import shown, warn
 from ..schedules import Schedule
 from . import displays, hyperparameters, states_only
+from .clock import Clock
 from .compiling import untraced
 from .hyperparameters import SCHEDULE_KEYS, first, is_plain, with_first
+from .options import OPTIONS
 from .session import Session
 from .tracked import TrackedDict
 from .validation import listed, real_device
+
+# Entries of every group that belong to the session: see Session.counts_shown().
+COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
 
 
 @untraced()
@@ -88,7 +94,7 @@ def adopted(
     group = given if isinstance(given, Group) else Group()
     found: dict[str, Any] = {"params": None}  # the first one, as in torch
     for key, value in values.items():
-        if key not in SCHEDULE_KEYS.values():
+        if key not in SCHEDULE_KEYS.values() and key not in COUNTS:  # which are another session's
             found.update(assignment(session, group, key, value, params=values["params"], new=new)[0])
     for key, schedule_key in SCHEDULE_KEYS.items():
         found.setdefault(schedule_key, None)
@@ -100,6 +106,7 @@ def adopted(
         _warn_of_number(group, key, named, found.get(key))
     if new:
         session.algorithm.check_group(found)
+    found.update(session.counts_shown())
     group.store(found)
     group.tell(session.changes)
     if group is not given:
@@ -118,6 +125,13 @@ def assignment(
         if value == group.get(key):  # a group's entries are copied one by one
             return {}, True
         raise _read_only(key, value)
+    if key in COUNTS:
+        return _count_assignment(session, group, key, value), True
+    if key in OPTIONS:
+        raise ValueError(
+            f"{key} is an option of the whole optimizer, which is given to {session.class_name}(...) and stays as it "
+            f"is, got {shown(value)} in a group"
+        )
     if key == "differentiable" and value:
         raise ValueError(f"differentiable must be False, got {shown(value)}: a fused step has no backward")
     if key in {hyper.key for hyper in session.algorithm.hypers}:
@@ -127,6 +141,34 @@ def assignment(
     if key not in session.defaults:
         return {key: value}, True
     return {key: _checked_constant(session, group, key, value)}, False
+
+
+def _count_assignment(session: Session, group: Group, key: str, value: Any) -> dict[str, Any]:
+    """Sets one of the session's counts, as who restores a copy of a group does; what is shown itself sets nothing."""
+    shown_now = session.counts_shown()[key]
+    if key == "rounding_seed":
+        if session.rounding_seed is None or value == shown_now:
+            return {key: shown_now}
+        session.rounding_seed = _checks.count(f"group[{key!r}]", value)
+        session.changes.note()
+        return {key: session.rounding_seed}
+    if value is not shown_now and not isinstance(value, Clock):
+        number = _checks.count(f"group[{key!r}]", value)
+        if number != int(shown_now):
+            shown_now.fill_(number)
+    return {key: shown_now}
+
+
+def show_counts(session: Session) -> None:
+    """Puts the session's counts into the groups where others stand, as when the parameters were moved."""
+    counts = session.counts_shown()
+    for group in session.groups:
+        others = {key: value for key, value in counts.items() if dict.get(group, key) is not value}
+        if not others:
+            continue
+        dict.update(group, others)
+        if isinstance(group, Group) and group.alias is not None:
+            dict.update(group.alias, others)
 
 
 def _read_only(schedule_key: str, value: Any) -> ValueError:

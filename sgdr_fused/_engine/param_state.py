@@ -18,15 +18,15 @@ from .. import _checks
 from .algorithm import Algorithm
 from .dtypes import average_dtype, new_state_dtype, state_dtypes
 from .options import Options
+from .sharded import local_part
 
 
 def memory_of(identity: Tensor) -> Tensor:
     """The tensor whose memory the kernels get for a parameter, its gradient or a state.
 
-    For a plain tensor it is the same one. For one that stands for more than is here, a sharded one, it is the part
-    that is here; such tensors are refused up to now.
+    For a plain tensor it is the same one. For a sharded one, it is the part that is here.
     """
-    return identity
+    return local_part(identity)
 
 
 class Beside(NamedTuple):
@@ -60,6 +60,8 @@ class ParamSpec:
         group: the index of its group.
         index: its place in the optimizer, on which its random bits depend.
         active: whether it may get a gradient, and so has its state.
+        norm_sum: the number of the sum over processes that its gradient's squares are added to; -1: none, since
+            another process adds them.
         grad: its gradient.
         states: those that the algorithm has, in the order of ``Algorithm.state_names``.
         average: the running average of the parameter. Up to its first step, a parameter was what it is, whatever was
@@ -74,6 +76,7 @@ class ParamSpec:
     group: int
     index: int
     active: bool = True
+    norm_sum: int = 0
     grad: Tensor | None = None
     states: list[Tensor] = field(default_factory=list)
     average: Tensor | None = field(

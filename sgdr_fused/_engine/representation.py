@@ -7,7 +7,7 @@ from typing import Any
 from .._messages import shown
 from .hyperparameters import SCHEDULE_KEYS, with_first
 from .options import OPTIONS
-from .param_groups import take_over
+from .param_groups import COUNTS, take_over
 from .session import Session
 
 
@@ -27,8 +27,8 @@ def representation(session: Session) -> str:
 
 
 def with_schedules(group: dict[str, Any]) -> dict[str, Any]:
-    """A plain copy of the group, with Schedules where they were given, not what displays them."""
-    plain = {key: value for key, value in group.items() if key not in SCHEDULE_KEYS.values()}
+    """A plain copy of the group, with Schedules where they were given, not what displays them, and without counts."""
+    plain = {key: value for key, value in group.items() if key not in SCHEDULE_KEYS.values() and key not in COUNTS}
     for key, schedule_key in SCHEDULE_KEYS.items():
         schedule = group.get(schedule_key)
         if schedule is not None and key in plain:

@@ -85,6 +85,18 @@ class Session:
                 return real_device(param)
         return torch.device("cpu")
 
+    def counts_shown(self) -> dict[str, Any]:
+        """What a checkpoint holds of the session itself, which each group shows as well.
+
+        torch.distributed.checkpoint reads and writes entries of groups, the same ones whatever they hold.
+        """
+        return {
+            "clock": self.clock,
+            "n_averaged": self.n_averaged,
+            "rounding_seed": -1 if self.rounding_seed is None else self.rounding_seed,
+            "skipped_steps": self.measured.on(self.first_device())[1],
+        }
+
     def keep_clocks_on(self, devices: Iterable[torch.device]) -> None:
         """Keeps one clock and one count for each of these devices, and for no other."""
         wanted = set(devices)

@@ -13,6 +13,7 @@ from .._native import backends
 from . import param_state
 from .param_state import BESIDE, NUMBERS, Number, ParamSpec, memory_of
 from .plan import Pending
+from .reduction import Reduction
 from .session import Session
 from .tracked import ParamState
 from .validation import check_grad, check_param, check_state
@@ -26,11 +27,11 @@ class SpecBuilder:
         fresh_counts: the counts of updates behind them, 0, where the state has no ``step``.
     """
 
-    def __init__(self, session: Session, params: list[Tensor]) -> None:
+    def __init__(self, session: Session, params: list[Tensor], reduction: Reduction) -> None:
         self.pending: Pending = []
         self.fresh_counts: list[Tensor] = []
         self._new_states: dict[Tensor, ParamState] = {}
-        self._session = session
+        self._session, self._reduction = session, reduction
         self._sizes = Counter(param.device for param in params)
         self._free_counts: dict[torch.device, Iterator[Tensor]] = {}
 
@@ -42,11 +43,13 @@ class SpecBuilder:
         check_param(param, name, options)
         grad = param.grad
         result = ParamSpec(param, memory_of(param), group, index, grad=None if grad is None else memory_of(grad))
+        number, is_ours = self._reduction.place(param)
+        result.norm_sum = number if is_ours else -1
         if grad is not None:
             check_grad(param, grad, name)
-            check_memory(grad, f"the gradient of {name}")
-            check_memory(param, name)
-        elif memory_fault(param):  # it may have none while it takes no part, as in some forms of sharding
+            check_memory(memory_of(grad), f"the gradient of {name}")
+            check_memory(memory_of(param), name)
+        elif memory_fault(memory_of(param)):  # it may have none while it takes no part, as in some forms of sharding
             result.active = False
             return result
         wanted = (*names, *param_state.beside_names(param, options))
@@ -68,7 +71,7 @@ class SpecBuilder:
         entries = {**held, **new}
         for key in wanted:
             check_state(param, key, entries[key], name)
-            check_memory(entries[key], f"state[{key!r}] of {name}")
+            check_memory(memory_of(entries[key]), f"state[{key!r}] of {name}")
         result.states = [memory_of(entries[key]) for key in names]
         if len({s.dtype for s in result.states}) > 1:
             raise TypeError(f"state of {name} must have one dtype, got {[str(s.dtype) for s in result.states]}")

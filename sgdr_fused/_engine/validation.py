@@ -11,10 +11,12 @@ from torch.nn import Module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .._messages import shown, warn
+from .clipping import needs_norm
 from .dtypes import GRAD_DTYPES, STATE_DTYPES
 from .options import Options
 from .overlap import has_elements, overlaps_itself, shares_elements, span_of
 from .param_state import dtypes_of
+from .sharded import check_placed_as, check_placements, is_sharded, local_part
 
 
 def listed(params: Any) -> list[Any]:
@@ -55,22 +57,32 @@ def check_params(params: list[Any], taken: set[Tensor], options: Options) -> Non
         check_param(param, described, options)
 
 
-def check_whole(params: Iterable[Tensor], why: str | None) -> None:
-    """Raises for a part of a parameter where the norm of the whole is needed; `why` says for what, None: it is not.
+def check_whole(params: Iterable[Tensor], options: Options, of_params: bool) -> None:
+    """Raises for a part of a parameter in a plain tensor where the norm of the whole is needed.
 
-    FullyShardedDataParallel leaves each process a part of the parameters in plain tensors, which it marks.
+    FullyShardedDataParallel leaves each process a part of the parameters in plain tensors, which it marks. Over a
+    ``norm_group`` the norms of parts are added up. A flat parameter is made of several, each of which has a rate of its
+    own where the algorithm measures it (`of_params`).
     """
+    why = needs_norm(options, of_params)
     for param in params:
-        if why and (getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)):
+        is_flat, is_part = getattr(param, "_is_flat_param", False), getattr(param, "_fsdp_flattened", False)
+        if why and (is_flat or is_part) and options["norm_group"] is None:
             raise ValueError(
                 f"{why} needs whole parameters, got one of shape {tuple(param.shape)} that FullyShardedDataParallel "
-                "has sharded: the norm of a part would be another one"
+                "has sharded: the norm of a part would be another one; norm_group=process_group adds up those of all"
+            )
+        if of_params and is_flat:
+            raise ValueError(
+                f"{why} needs parameters one by one, got a flat one of shape {tuple(param.shape)}; "
+                "FullyShardedDataParallel(use_orig_params=True) keeps them apart"
             )
 
 
 def check_param(param: Tensor, described: str, options: Options) -> None:
-    if is_traceable_wrapper_subclass(param):
+    if is_traceable_wrapper_subclass(param) and not is_sharded(param):
         raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
+    check_placements(param, described)
     if param.layout != torch.strided:
         raise TypeError(f"{described} must be dense, got layout {param.layout}")
     if param.dtype not in STATE_DTYPES:
@@ -82,7 +94,7 @@ def check_param(param: Tensor, described: str, options: Options) -> None:
         raise TypeError(f"state_dtype must be {allowed} for {described}, got {state_dtype}")
     if options["stochastic_rounding"] and param.dtype == torch.float16:
         raise TypeError(f"stochastic_rounding must be False for {described}: it is there for bfloat16")
-    if overlaps_itself(param):
+    if overlaps_itself(local_part(param)):
         raise ValueError(f"{described} has elements that share memory: strides {param.stride()}")
 
 
@@ -97,9 +109,10 @@ def check_grad(param: Tensor, grad: Tensor, name: str) -> None:
         raise ValueError(f"{described} must be on the parameter's device, got {grad.device}")
     if grad.shape != param.shape:
         raise ValueError(f"{described} must have the parameter's shape, got {tuple(grad.shape)}")
-    if is_traceable_wrapper_subclass(grad):
+    if is_traceable_wrapper_subclass(grad) and not is_sharded(grad):
         raise TypeError(f"{described} is a {type(grad).__name__}, whose memory the kernels cannot reach")
-    if overlaps_itself(grad):
+    check_placed_as(param, grad, described)
+    if overlaps_itself(local_part(grad)):
         raise ValueError(f"{described} has elements that share memory: strides {grad.stride()}")
 
 
@@ -121,7 +134,8 @@ def check_state(param: Tensor, key: str, value: Any, name: str) -> None:
             f"{described} must be on the parameter's device, got {value.device}: the parameter was moved after its "
             "state was made; move the state as well, or load it by load_state_dict(opt.state_dict())"
         )
-    if overlaps_itself(value):
+    check_placed_as(param, value, described)
+    if overlaps_itself(local_part(value)):
         raise ValueError(f"{described} has elements that share memory: strides {value.stride()}")
 
 
@@ -131,14 +145,15 @@ def check_apart(params: list[Tensor]) -> bool:
     Returns whether there are some of which not both have gradients, as a module's parameter and the one that a
     parametrization has put in its place. Then it has to be asked again at the next step.
     """
+    parts = [local_part(param) for param in params]
     spans = sorted(
-        ((str(param.device), *span_of(param), i) for i, param in enumerate(params) if has_elements(param)),
+        ((str(part.device), *span_of(part), i) for i, part in enumerate(parts) if has_elements(part)),
     )
     shared, open_spans = False, spans[:0]
     for device, begin, end, i in spans:
         open_spans = [span for span in open_spans if span[0] == device and span[2] > begin]
         for _, _, _, k in open_spans:
-            if not shares_elements(params[i], params[k]):
+            if not shares_elements(parts[i], parts[k]):
                 continue
             shared = True
             if params[i].grad is not None and params[k].grad is not None:

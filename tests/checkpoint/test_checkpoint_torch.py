@@ -26,10 +26,14 @@ from cases import (
     train,
 )
 
+from sgdr_fused import FusedAdamW
+from sgdr_fused.schedules import CosineWarmRestarts
+
 pytestmark = pytest.mark.untracked
 
 SIZES = (5, 33, 7)
-OURS = {"clock", "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
+COUNTS = {"clock", "n_averaged", "rounding_seed", "skipped_steps"}
+OURS = {*COUNTS, "lr_schedule", "momentum_schedule", "betas_schedule", "weight_decay_schedule"}
 # Each case with each implementation that torch has of it.
 IMPLEMENTATIONS = [
     pytest.param(case, {option: True} if option else {}, id=f"{case.id}-{option or 'default'}")
@@ -220,3 +224,14 @@ def test_our_own_checkpoints_are_loaded_without_a_warning() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             ours.load_state_dict(checkpoint(ours))
+
+
+def test_states_of_torch_beside_our_clock() -> None:
+    """So does a distributed checkpoint of torch.optim load, which is read into a state dict of ours."""
+    theirs = torch.optim.AdamW(make_params(SIZES))
+    train(theirs, range(3))
+    ours = FusedAdamW(make_params(SIZES), lr=CosineWarmRestarts(0.1, T_0=5))
+    mixed = ours.state_dict() | {"state": theirs.state_dict()["state"]}
+    with pytest.warns(UserWarning, match=r"clock is 0, while its states have 3 steps.*opt\.clock\.fill_\(3\)"):
+        ours.load_state_dict(mixed)
+    assert (int(ours.clock), ours.param_groups[0]["lr"].item()) == (0, 0.1)

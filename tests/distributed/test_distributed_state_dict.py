@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.checkpoint import state_dict as distributed
 from torch.optim import lr_scheduler
 
-from sgdr_fused import FusedSGD
+from sgdr_fused import FusedAdamW, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts
 
 pytestmark = pytest.mark.untracked
@@ -89,3 +89,19 @@ def test_distributed_state_dict_of_what_has_no_states(lr: Any, scheduled: bool) 
         distributed.get_optimizer_state_dict(network, opt)
         assert int(opt.clock) == t
         assert_same_course(opt, plain, range(t, t + 1))
+
+
+@pytest.mark.once
+def test_the_groups_show_the_seed_that_was_loaded() -> None:
+    """Before the next step too: who saves the groups then, and restores them, restores the right seed."""
+    networks = Network().bfloat16(), Network().bfloat16()
+    opt, loaded = (FusedAdamW(each.parameters(), stochastic_rounding=True) for each in networks)
+    seed = opt.param_groups[0]["rounding_seed"]
+    assert loaded.param_groups[0]["rounding_seed"] != seed
+    distributed.set_optimizer_state_dict(networks[1], loaded, distributed.get_optimizer_state_dict(networks[0], opt))
+    assert loaded.param_groups[0]["rounding_seed"] == seed
+    copied = [{**group} for group in loaded.param_groups]
+    train(loaded, range(1))
+    for group, before in zip(loaded.param_groups, copied, strict=True):
+        group["rounding_seed"] = before["rounding_seed"]
+    assert loaded.state_dict()["param_groups"][0]["rounding_seed"] == seed

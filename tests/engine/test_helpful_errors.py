@@ -85,6 +85,10 @@ def test_an_entry_of_a_group_that_would_be_ignored() -> None:
         FusedSGD([{"params": make_params((3,)), "momentun": 0.9}], lr=0.1)
     with pytest.raises(ValueError, match=r"max_grad_norm must be given to FusedSGD\(\.\.\.\), not to a group"):
         FusedSGD([{"params": make_params((3,)), "max_grad_norm": 1.0}], lr=0.1)
+    opt = FusedSGD(make_params((3,)), lr=0.1, max_grad_norm=1.0)
+    with pytest.raises(ValueError, match=r"max_grad_norm is an option of the whole optimizer.*got 2\.0 in a group"):
+        opt.param_groups[0]["max_grad_norm"] = 2.0
+    assert "max_grad_norm" not in opt.param_groups[0]
 
 
 def used_up() -> Any:

@@ -126,7 +126,7 @@ def test_a_gradient_elsewhere_that_is_not_finite_skips_the_step(case: Case) -> N
     bad = torch.zeros((), device=DEVICE)
 
     def add_those_elsewhere(plan: Any) -> None:
-        plan.grad_sums[1] += bad
+        plan.grad_sums[:, 1] += bad
 
     opt = case.fused(make_params(SIZES), lr=0.1, skip_nonfinite=True)
     with steps_in_parts(add_those_elsewhere):
@@ -145,7 +145,7 @@ def test_the_error_follows_the_sums() -> None:
     opt = FusedSGD(make_params((5,)), lr=1.0, error_if_nonfinite=True)
 
     def make_infinite(plan: Any) -> None:
-        plan.grad_sums[0] = math.inf
+        plan.grad_sums[:, 0] = math.inf
 
     set_gradients(params_of(opt), 0)
     before = snapshot(opt)["params"]
@@ -182,7 +182,7 @@ def test_what_is_not_measured_has_no_sums() -> None:
         train(FusedLARS(make_params((5,)), lr=0.1, max_grad_norm=1.0), [0])
     assert seen[:2] == [None, None]
     assert seen[2] is not None and seen[3] is not None
-    assert (seen[2].shape, seen[3].shape) == ((2,), (1, 2))
+    assert (seen[2].shape, seen[3].shape) == ((1, 2), (1, 2))
     assert {(s.dtype, s.device) for s in seen[2:] if s is not None} == {(torch.float64, params_device())}
 
 

@@ -12,6 +12,9 @@ from installs import ROOT, run
 
 pytestmark = pytest.mark.once
 
+IN_PROCESSES = (
+    ROOT / "docs" / "distributed.md"
+)  # tests/distributed/test_docs_distributed.py runs it in several processes
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # All of them run: there is no mark for those that do not.
 BLOCK = re.compile(r"^```python[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -44,7 +47,10 @@ def test_a_language_is_what_it_says(page: Path) -> None:
     assert {fence.strip() for fence in opening} <= {"python", "sh", "diff", "", "text"}, opening
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text())], ids=lambda page: page.name)
+RUN_HERE = [page for page in PAGES if page != IN_PROCESSES and blocks(page.read_text())]
+
+
+@pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
 def test_page_runs_as_written(page: Path, tmp_path: Path) -> None:
     code = f"exec(compile({program(page)!r}, {page.name!r}, 'exec'), {{'__name__': '__main__'}})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}

@@ -44,6 +44,10 @@ def _plain(value: Any) -> Any:
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
+# Entries of groups that are the optimizer's, which snapshots of optimizers with other counts are compared without.
+COUNTS = ("clock", "n_averaged", "rounding_seed", "skipped_steps")
+
+
 def snapshot(opt: Any) -> dict[str, Any]:
     """Parameters, gradients, states, clock and groups, bit for bit, comparable with ==."""
     params = [p for group in opt.param_groups for p in group["params"]]
@@ -52,5 +56,7 @@ def snapshot(opt: Any) -> dict[str, Any]:
         "grads": [_plain(p.grad) if p.grad is None or not p.grad.is_sparse else "sparse" for p in params],
         "states": [_plain(dict(opt.state[p])) if p in opt.state else {} for p in params],
         "clock": bits(opt.clock),
-        "groups": [{k: _plain(v) for k, v in group.items() if k != "params"} for group in opt.param_groups],
+        "groups": [
+            {k: _plain(v) for k, v in group.items() if k not in ("params", *COUNTS)} for group in opt.param_groups
+        ],
     }

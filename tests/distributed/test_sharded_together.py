@@ -1,0 +1,63 @@
+"""All processes step, or none; what is not placed as its parameter is, is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from sharding import added_up, collectives, overflows, rounded_replicas
+from worlds import World
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = World(4)
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize("how", ["skip_nonfinite", "found_inf"])
+@pytest.mark.parametrize("layout", ["fsdp", "hsdp", "tensor_parallel", "mixed"])
+@pytest.mark.parametrize("bad_rank", [0, 3])
+def test_one_process_overflows(world: World, layout: str, how: str, bad_rank: int) -> None:
+    for got in world.run(overflows, "adamw", layout, how, bad_rank):
+        assert got["clocks"] == [1, 1, 2]
+        first, second, third = got["params"]
+        assert all(map(torch.equal, first, second))
+        assert not any(torch.equal(a, b) for a, b in zip(second, third, strict=True) if a.numel())
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "expected"),
+    [
+        ("adamw", {}, []),
+        ("adamw", {"max_grad_norm": 1.0}, [16]),
+        ("adamw", {"max_grad_norm": 1.0, "skip_nonfinite": True}, [16]),
+        ("lamb", {}, [7 * 16]),
+        ("lamb", {"max_grad_norm": 1.0}, [16, 7 * 16]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", ["fsdp", "hsdp", "tensor_parallel", "mixed"])
+def test_collectives_of_a_step(
+    world: World, layout: str, case: str, options: dict[str, Any], expected: list[int]
+) -> None:
+    for sizes, count in world.run(collectives, case, layout, options):
+        assert (sizes, count) == (expected, len(expected))
+
+
+def test_parameters_may_stand_in_another_order_in_each_process(world: World) -> None:
+    """A plan sorts its tensors by dtypes, and the states that decide on them may be missing on one process."""
+    expected = torch.tensor([[40.0, 4.0], [100.0, 1.0], [1000.0, 1.0]], dtype=torch.float64)
+    for got in world.run(added_up, [[0, 1, 2], [2, 0, 1], [1, 0, 2], [2, 1, 0]]):
+        assert torch.equal(got, expected)
+
+
+def test_replicas_are_rounded_alike(world: World) -> None:
+    first, *others = world.run(rounded_replicas)
+    assert 0 < first[0].ne(1.0).sum() < 1000  # 0.003 is less than a unit in the last place of 1
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
