@@ -1,6 +1,7 @@
 # The project's commands. Each is complete on a machine with python3 >= 3.10, make and a C++ compiler.
 #
 #   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
+#   make demo-distributed   kills a training of two processes, goes on with four, and compares the losses with those of one process
 #   make test       the test-suite
 #   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
 #   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
@@ -37,12 +38,15 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo test fuzz test-interrupts lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
 demo: $(VENV)/installed-demo build
 	$(BIN)/python examples/digits.py
+
+demo-distributed: $(VENV)/installed-demo build
+	$(BIN)/python examples/distributed_demo.py
 
 test: $(VENV)/installed-test build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

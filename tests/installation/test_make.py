@@ -84,6 +84,10 @@ def test_each_command_adds_its_own_packages(make: Make) -> None:
     assert make("demo") == ["examples/digits.py"]
 
 
+def test_demo_distributed(make: Make) -> None:
+    assert make("demo-distributed") == [*FIRST[:-1], "examples/distributed_demo.py"]
+
+
 @pytest.mark.parametrize(("interrupted", "rest"), [("venv", FIRST), ("pip", FIRST[1:]), ("build_ext", FIRST[2:])])
 def test_interrupted_it_goes_on_where_it_was(interrupted: str, rest: list[str], make: Make) -> None:
     for _ in range(2):
