@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from .._messages import shown, warn
 from . import clipping, validation
 from .options import OPTIONS
-from .param_groups import Group, adopted
+from .param_groups import Group, adopted, show_counts
 from .session import Session
 
 
@@ -54,6 +54,7 @@ def add(session: Session, param_group: Any) -> None:
     group = adopted(session, param_group, values, new=True)
     session.changes.note()
     session.groups.append(group)
+    show_counts(session)
     session.has_aliases = True
     session.changes.note()
     group.show(group)

@@ -67,6 +67,7 @@ def set_groups(session: Session, groups: list[dict[str, Any]]) -> None:
     groups = groups if isinstance(groups, list) else list(groups)
     groups[:] = [adopted(session, group) for group in groups]
     session.set_groups(groups)
+    show_counts(session)
 
 
 def take_over(session: Session) -> None:
@@ -106,7 +107,8 @@ def adopted(
         _warn_of_number(group, key, named, found.get(key))
     if new:
         session.algorithm.check_group(found)
-    found.update(session.counts_shown())
+    if session.groups:  # else the device of the counts is not known yet, and who adds the first group shows them
+        found.update(session.counts_shown())
     group.store(found)
     group.tell(session.changes)
     if group is not given:
