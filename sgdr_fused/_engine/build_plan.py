@@ -16,7 +16,7 @@ from .algorithm import Algorithm
 from .hyperparameters import SCHEDULE_KEYS
 from .param_state import ParamSpec
 from .plan import AverageSpec, Built, GroupSpec, HyperSpec, Plan
-from .reduction import Reduction, StepOverProcesses
+from .reduction import Reduction, StepOverProcesses, without_found_inf
 from .reference_plan import ReferencePlan, step_with_reference
 from .session import Session
 from .specs import SpecBuilder
@@ -77,7 +77,7 @@ def build(session: Session) -> Built:
     if extension is not None:
         new.membership = extension.Membership(groups, session.aliases(), session.changes, seen)
     if by_reference or extension is None:
-        new.step = step_with_reference
+        new.step = without_found_inf(step_with_reference) if reduction.is_needed else step_with_reference
     elif reduction.is_needed:
         new.step = StepOverProcesses(
             reduction, params, new.plans, clipping.measures(session.options), session.algorithm.measures_params

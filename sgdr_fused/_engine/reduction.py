@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._native import backends
-from .plan import Pending, Plan
+from .plan import Pending, Plan, StepCall
 from .sharded import is_sharded
 
 # One group for all processes of a mesh with several dimensions, by their ranks, for as long as the world's group lives.
@@ -181,6 +181,20 @@ class StepOverProcesses:
                 "parameters, gradients or groups were changed in the middle of a step that several processes take"
             )
         return True
+
+
+def without_found_inf(step: StepCall) -> StepCall:
+    """The reference's step, refused where another process may have found an overflow that this one has not."""
+
+    def taken(*arguments: Any) -> bool:
+        founds = arguments[4]
+        if founds is not None:
+            raise RuntimeError(
+                "found_inf of parameters on several processes needs the extension: the reference adds up none"
+            )
+        return step(*arguments)
+
+    return taken
 
 
 def _add_up(tensor: Tensor, group: Any) -> None:

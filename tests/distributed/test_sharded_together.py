@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sharding import added_up, collectives, overflows, rounded_replicas
+from sharding import added_up, collectives, overflows, overflows_by_reference, rounded_replicas
 from worlds import World
 
 pytestmark = pytest.mark.once
@@ -61,3 +61,9 @@ def test_replicas_are_rounded_alike(world: World) -> None:
     first, *others = world.run(rounded_replicas)
     assert 0 < first[0].ne(1.0).sum() < 1000  # 0.003 is less than a unit in the last place of 1
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def test_the_reference_refuses_what_it_cannot_add_up(world: World) -> None:
+    """Else each process would go by the overflows that it has seen itself."""
+    with pytest.raises(RuntimeError, match="found_inf of parameters on several processes needs the extension"):
+        world.run(overflows_by_reference, "fsdp")

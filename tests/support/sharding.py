@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -194,3 +196,8 @@ def rounded_replicas() -> list[Tensor]:
         param.grad = torch.ones_like(param)
         opt.step()
     return [param.detach().clone(), torch.tensor(opt.param_groups[0]["rounding_seed"])]
+
+
+def overflows_by_reference(layout: str) -> dict[str, Any]:
+    with mock.patch.dict(os.environ, SGDR_FUSED_BACKEND="reference"):
+        return overflows("adamw", layout, "found_inf", 0)
