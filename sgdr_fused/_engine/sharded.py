@@ -68,6 +68,17 @@ def placed_as(param: Tensor, value: Tensor) -> Tensor:
     return module.distribute_tensor(value.to(param.device), shared.device_mesh, shared.placements, src_data_rank=None)
 
 
+def with_part(like: Tensor, part: Tensor) -> Tensor:
+    """What has this part in this process, and is placed as the other tensor; the part itself where that is plain."""
+    if not is_sharded(like):
+        return part
+    shared: Any = like
+    module: Any = sys.modules["torch.distributed.tensor"]
+    return module.DTensor.from_local(
+        part, shared.device_mesh, shared.placements, run_check=False, shape=shared.shape, stride=shared.stride()
+    )
+
+
 def as_saved(value: Any) -> Any:
     """A state as a checkpoint holds it: gloo and NCCL, which gather the parts of it, have no int16."""
     if isinstance(value, Tensor) and value.dtype == torch.int16 and is_sharded(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -14,6 +15,7 @@ from . import build_plan, states_only
 from .param_groups import Group
 from .plan import Built, Plan
 from .session import Session
+from .step_op import StepOp, is_traced
 
 # A step takes a second build where something has changed, and more where signal handlers change things meanwhile.
 _MOST_BUILDS = 100
@@ -29,6 +31,9 @@ def take_step(session: Session, owner: object, closure: Callable[[], Any] | None
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
+    if is_traced():
+        _operator()(session, owner)
+        return loss
     host_clock = session.host_clock
     if host_clock.watches:
         host_clock.before_step(session, getattr(owner, "found_inf", None) is not None)
@@ -50,6 +55,11 @@ def take_step(session: Session, owner: object, closure: Callable[[], Any] | None
     if host_clock.watches:
         host_clock.after_step(session, owner)
     return loss
+
+
+@functools.cache
+def _operator() -> StepOp:
+    return StepOp(take_step)
 
 
 def _step_anew(session: Session, owner: object) -> Built:

@@ -22,7 +22,7 @@ pytestmark = [
 STOPS = (0, 3, 5, 9, 11)
 # On how many processes it goes to each stop: from 4 on to 4, 2 and 1, from 2 and from 1 back. On 1 the tensors are
 # plain ones, and there is no process group.
-JOURNEYS = {"fsdp": (4, 4, 2, 1, 4), "hsdp": (4, 1, 4, 2, 4)}
+JOURNEYS = {"fsdp": (4, 4, 2, 1, 4), "hsdp": (4, 1, 4, 2, 4), "tensor_parallel": (4, 2, 1, 4, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,9 @@ def test_goes_on_as_if_never_stopped(worlds: dict[int, World], tmp_path: Path, r
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("recipe", "layout"), [("adamw_amsgrad", "fsdp"), ("master_weights", "hsdp")])
+@pytest.mark.parametrize(
+    ("recipe", "layout"), [("adamw_amsgrad", "fsdp"), ("master_weights", "hsdp"), ("adamw_amsgrad", "tensor_parallel")]
+)
 def test_each_way(worlds: dict[int, World], tmp_path: Path, recipe: str, layout: str, way: str) -> None:
     travel(worlds, tmp_path, recipe, layout, way)
 

@@ -82,3 +82,24 @@ def test_rates_by_norms_of_whole_parameters(
     for got in results:
         assert_equal(got, expected, 10 * RTOL[dtype])
         assert_equal(got, results[0])  # the same bits on all processes
+
+
+MEASURED = [pytest.param(each.id, {"max_grad_norm": 0.5}, id=f"{each.id}-clipped") for each in CASES]
+MEASURED += [pytest.param(each.id, {}, id=each.id) for each in CASES if each.algorithm.per_tensor]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "options"), MEASURED)
+def test_the_order_of_additions_is_not_seen_in_32_bits(
+    world: World, case: str, layout: str, kind: str, options: dict[str, Any]
+) -> None:
+    """It changes the last of the 53 bits of a norm, of which the update takes the first 24."""
+    dtype, storage = KINDS[kind]
+    options = {"lr": RATE, **storage, **options}
+    expected = trained(case, None, dtype, options, STEPS)
+    norms = expected.pop("norms")
+    assert min(norms) > 0.5 or "max_grad_norm" not in options
+    for got in world.run(trained, case, layout, dtype, options, STEPS):
+        torch.testing.assert_close(got.pop("norms"), norms, rtol=1e-13, atol=0.0)
+        assert_equal(got, expected)

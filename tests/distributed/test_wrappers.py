@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,24 @@ def test_zero_goes_on_from_a_checkpoint(world: World, lr: Any) -> None:
     expected = wrapped.trained("none", "adamw", {"lr": lr}, 6)["params"]
     for got in world.run(wrapped.zero_resumed, {"lr": lr}, 3):
         torch.testing.assert_close(got, expected, rtol=RTOL, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP's, in a process alone
+@pytest.mark.parametrize("way", ["nested", "flattened", "nested through the CPU", "full on each process"])
+@pytest.mark.parametrize("case", ["sgd_nesterov", "adamw"])
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp1", "fsdp1 with flat parameters"])
+def test_goes_on_from_a_distributed_checkpoint(world: World, tmp_path: Path, wrapper: str, case: str, way: str) -> None:
+    """From two processes to two, to one with plain tensors, and back to two."""
+    options = {"lr": SCHEDULE, "average": "cycle"}
+    if wrapper.startswith("fsdp1"):
+        options["max_grad_norm"] = 0.5
+    plain = wrapped.leg("none", case, options, way, None, None, range(8))
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    world.run(wrapped.leg, wrapper, case, options, way, None, first, range(2))
+    world.run(wrapped.leg, wrapper, case, options, way, first, second, range(2, 4))
+    wrapped.leg("none", case, options, way, second, third, range(4, 6))
+    for got in world.run(wrapped.leg, wrapper, case, options, way, third, None, range(6, 8)):
+        torch.testing.assert_close(got, plain, rtol=RTOL, atol=1e-12)
 
 
 def test_flat_parameters_have_no_rates_of_their_own(world: World) -> None:

@@ -1,7 +1,7 @@
 """Trainings whose gradients depend on the number of the step alone, so that the number of processes changes none.
 
 A process without a process group trains plain tensors: it is the oracle. With a process group, the network is one of
-FSDP2's.
+FSDP2's, some of whose layers may also be shared out by tensor parallelism.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from sgdr_fused import EMA, FusedAdamW, FusedLAMB, FusedRMSprop, FusedSGD
 from sgdr_fused.schedules import Constant, CosineWarmRestarts, LinearRamp, Triangular, TriangularMomentum
@@ -94,6 +95,8 @@ def _mesh(layout: str) -> Any:
     size = dist.get_world_size()
     if layout == "hsdp":
         return init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("replicate", "shard"))
+    if layout == "tensor_parallel":
+        return init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("shard", "tensor"))
     return init_device_mesh("cpu", (size,), mesh_dim_names=("shard",))
 
 
@@ -105,9 +108,13 @@ def network(layout: str, dtype: torch.dtype) -> nn.Module:
         for index, param in enumerate(model.parameters()):
             param.copy_(values(param.shape, index))
     if dist.is_initialized():
+        mesh = _mesh(layout)
+        if layout == "tensor_parallel":  # the other layers have their parameters on a part of the mesh alone
+            parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+            mesh = mesh["shard"]
         for layer in model:
-            fully_shard(layer, mesh=_mesh(layout))
-        fully_shard(model, mesh=_mesh(layout))
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     return model
 
 

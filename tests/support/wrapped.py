@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dcp
 import torch
 import torch.distributed as dist
 from algorithms import CASE_OF
@@ -131,6 +134,26 @@ def accumulated_alone(case: str, options: dict[str, Any]) -> list[Tensor]:
 def backward(model: nn.Module, step: int) -> None:
     x, y = batch(step)
     nn.functional.mse_loss(model(x), y).backward()
+
+
+def leg(
+    wrapper: str, case: str, options: dict[str, Any], way: str, loaded: Path | None, saved: Path | None, steps: range
+) -> dict[str, Any]:
+    """A part of a training: from a checkpoint of torch.distributed.checkpoint to another one."""
+    model, opt = made(wrapper, case, options)
+    training: Any = SimpleNamespace(model=model, opt=opt)
+    if loaded is not None:
+        dcp.load(training, loaded, way)
+    train(model, opt, steps)
+    result = {
+        "params": parameters(wrapper, model),
+        "clock": int(opt.clock),
+        "rates": opt.get_last_lr(),
+        "n_averaged": int(opt.param_groups[0]["n_averaged"]),
+    }
+    if saved is not None:
+        dcp.start_save(training, saved, way)
+    return result
 
 
 def zero_resumed(options: dict[str, Any], steps: int) -> list[Tensor]:
