@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from characters import Log, Transformer, batch, join_world, load_text
+from characters import Log, Transformer, batch, join_world, leave_world, load_text
 from torch.nn.parallel import DistributedDataParallel
 
 from sgdr_fused import FusedAdamW
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
             log.write()
             save(options.checkpoint, model, optimizer)
     log.close()
-    dist.destroy_process_group()
+    leave_world()
 
 
 if __name__ == "__main__":

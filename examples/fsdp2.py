@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from characters import Log, Transformer, batch, join_world, load_text
+from characters import Log, Transformer, batch, join_world, leave_world, load_text
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
             log.write()
             save(options.checkpoint, model, optimizer)
     log.close()
-    dist.destroy_process_group()
+    leave_world()
 
 
 if __name__ == "__main__":
