@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from sharding import added_up, collectives, overflows, overflows_by_reference, rounded_replicas
+from sharding import (
+    added_up,
+    collectives,
+    error_of_a_step,
+    overflows,
+    overflows_by_reference,
+    parts_without_gradients,
+    rounded_replicas,
+)
 from worlds import World
 
 pytestmark = pytest.mark.once
@@ -29,6 +37,23 @@ def test_one_process_overflows(world: World, layout: str, how: str, bad_rank: in
         first, second, third = got["params"]
         assert all(map(torch.equal, first, second))
         assert not any(torch.equal(a, b) for a, b in zip(second, third, strict=True) if a.numel())
+
+
+@pytest.mark.parametrize("bad_rank", [0, 3])
+@pytest.mark.parametrize("layout", ["fsdp", "hsdp"])
+def test_all_processes_raise(world: World, layout: str, bad_rank: int) -> None:
+    first, *others = world.run(error_of_a_step, layout, bad_rank)
+    assert "norm of the gradients is nan" in first
+    assert others == [first] * 3
+
+
+@pytest.mark.parametrize("missing", [[0], [1, 3], [0, 1, 2, 3]], ids=str)
+@pytest.mark.parametrize("case", ["adamw", "lamb"])
+def test_processes_without_gradients_take_part(world: World, case: str, missing: list[int]) -> None:
+    for got in world.run(parts_without_gradients, case, missing):
+        assert got["norms"][1] == pytest.approx(got["norms"][0], rel=1e-13)
+        assert got["clock"] == 1
+        assert (got["norms"][0] > 0) == (len(missing) < 4)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -141,6 +142,46 @@ def overflows(case: str, layout: str, how: str, bad_rank: int) -> dict[str, Any]
         opt.step()
         seen.append((int(opt.clock), [whole(param) for param in params]))
     return {"clocks": [clock for clock, _ in seen], "params": [params for _, params in seen]}
+
+
+def parts_without_gradients(case: str, missing: list[int]) -> dict[str, Any]:
+    """A step in which some processes have no gradients, and its norm beside that of the gradients that there are."""
+    plain = [param.detach() for param in make_params([shape for shape in SHAPES if shape])]  # each has parts
+    place = fsdp(dist.get_world_size())
+    params: list[Any] = [
+        torch.nn.Parameter(distributed(param, place(index, param))) for index, param in enumerate(plain)
+    ]
+    opt = CASE_OF[case].fused(params, lr=0.1, max_grad_norm=0.5)
+    sums = torch.zeros(2, dtype=torch.float64)  # of squares of gradients, by the parts and by the step
+    for index, (param, like) in enumerate(zip(params, plain, strict=True)):
+        grad = distributed(gradient(like, 0, index), place(index, like))
+        if dist.get_rank() not in missing:
+            param.grad = grad
+            sums[0] += local_of(grad).double().square().sum()
+    opt.step()
+    dist.all_reduce(sums)
+    return {"norms": [float(sums[0].sqrt()), float(opt.grad_norm)], "clock": int(opt.clock)}
+
+
+def error_of_a_step(layout: str, bad_rank: int) -> str:
+    """The message, where one process alone has a gradient that is not finite."""
+    plain = [param.detach() for param in make_params(SHAPES)]
+    place = LAYOUTS[layout](dist.get_world_size())
+    params: list[Any] = [
+        torch.nn.Parameter(distributed(param, place(index, param))) for index, param in enumerate(plain)
+    ]
+    opt = CASE_OF["adamw"].fused(params, lr=0.1, max_grad_norm=0.5, error_if_nonfinite=True)
+    for index, (param, like) in enumerate(zip(params, plain, strict=True)):
+        param.grad = distributed(gradient(like, 0, index), place(index, like))
+    if dist.get_rank() == bad_rank:
+        next(part for param in params if (part := local_of(param.grad)).numel()).view(-1)[0] = math.nan
+    try:
+        opt.step()
+    except RuntimeError as error:
+        assert int(opt.clock) == 0
+        assert all(torch.equal(whole(param), like) for param, like in zip(params, plain, strict=True))
+        return str(error)
+    return ""
 
 
 def local_of(tensor: Tensor) -> Tensor:
