@@ -103,7 +103,7 @@ void measure_grads(const Step& step, const Threads& threads) {
     PartialSums<kPartialSums> partial_sums(clipping.num_chunks);
     for (int64_t i = 0; i < clipping.num_chunks; ++i) {
       const ChunkGradSums& chunk = clipping.chunks[i];
-      *partial_sums.of(i) += chunk.norm_sum == sum ? chunk.squares : 0.0;
+      *partial_sums.of(i) += added_to(sum, chunk);
     }
     clipping.sums[sum] = {partial_sums.total(), nonfinite ? 1.0 : 0.0};
   }

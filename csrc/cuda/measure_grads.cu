@@ -88,7 +88,7 @@ __device__ void add_up_chunks(double* partial_sums, const Clipping& clipping, in
     for (int k = 0; k < kPartialSums / kThreads; ++k) {  // side by side: none waits for another
       const int64_t i = first + k * kThreads;
       const ChunkGradSums chunk = i < clipping.num_chunks ? clipping.chunks[i] : ChunkGradSums{};
-      sums[k] += chunk.norm_sum == sum ? chunk.squares : 0.0;
+      sums[k] += added_to(sum, chunk);
       nonfinite |= chunk.nonfinite;
     }
   }

@@ -97,6 +97,13 @@ struct Square {
   }
 };
 
+// What a chunk adds to a sum. One whose squares another process adds makes it a NaN if its own are
+// not finite: else that process would not learn of it, and would step.
+SGDR_HOST_DEVICE double added_to(int32_t sum, const ChunkGradSums& chunk) {
+  if (chunk.norm_sum == sum) return chunk.squares;
+  return chunk.norm_sum < 0 ? chunk.squares - chunk.squares : 0.0;
+}
+
 // What the user reads of a step's clipping: opt.grad_norm and opt.skipped_steps.
 SGDR_HOST_DEVICE void report_norm(const Clipping& clipping) {
   if (clipping.norm != nullptr) *clipping.norm = sqrt(clipping.sums->squares);
