@@ -1,5 +1,7 @@
 // What is measured of each parameter on the CPU: the squares of its elements and of its direction.
 // No torch.
+#include <algorithm>
+
 #include "cpu/chunks.h"
 #include "cpu/gradients.h"
 #include "cpu/hypers.h"
@@ -102,6 +104,8 @@ void measure_all(const Step& step, const Threads& threads) {
   const GradChanges changes = grad_changes(plan.clipping, step.grad_scale);
   const auto factors = grad_factors<double>(plan.clipping, step.grad_scale);
   const auto hypers = hypers_of_groups(step);
+  // What takes no part adds nothing: another process may have a part of it that does.
+  std::fill_n(norms.chunks, step.num_chunks, Squares{});
   for_chunks(
       step, threads,
       [&](const Item& item) {
@@ -116,7 +120,6 @@ void measure_all(const Step& step, const Threads& threads) {
                                                                  : measure_chunk<Algorithm, float>;
         norms.chunks[i] = measure(step, item, step.chunks[i], scalars, changes, factors);
       });
-  // The chunks of a tensor that took no part are added up too. No update reads that sum.
   for (int64_t i = 0; i < step.num_chunks;) {
     const int32_t tensor = step.chunks[i].tensor;
     const int64_t count = num_chunks(plan.tensors[tensor]);

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from algorithms import CASES
-from cases import SCHEDULES, ids
+from cases import DEVICE, SCHEDULES, ids
 from sharding import LAYOUTS, trained
 from worlds import World
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.skipif(
+    DEVICE.type == "cuda", reason="they have the CPU; test_sharded_gpu.py has the GPU's part"
+)
 STEPS = 10
 RATE = SCHEDULES[0]
 KINDS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
@@ -34,6 +36,7 @@ def assert_equal(got: dict[str, Any], expected: dict[str, Any], rtol: float = 0.
     torch.testing.assert_close(got, expected, rtol=rtol, atol=0.01 * rtol, equal_nan=True)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", [each.id for each in CASES if not each.algorithm.per_tensor])
@@ -88,6 +91,7 @@ MEASURED = [pytest.param(each.id, {"max_grad_norm": 0.5}, id=f"{each.id}-clipped
 MEASURED += [pytest.param(each.id, {}, id=each.id) for each in CASES if each.algorithm.per_tensor]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("case", "options"), MEASURED)

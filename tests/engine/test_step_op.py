@@ -85,7 +85,9 @@ def test_a_traced_graph_takes_the_step(case: Case) -> None:
     assert NAME.removesuffix(".default") in graph.code
     for t in range(6):  # through restarts: the rate moves in the graph too
         if t > 0:
+            grads = [p.grad for p in network.parameters()]
             graph(values((6, 4), t))
+            assert all(p.grad is grad for p, grad in zip(network.parameters(), grads, strict=True))
         plain.zero_grad()
         eager(values((6, 4), t)).square().sum().backward()
         plain.step()

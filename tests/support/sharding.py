@@ -144,23 +144,32 @@ def overflows(case: str, layout: str, how: str, bad_rank: int) -> dict[str, Any]
     return {"clocks": [clock for clock, _ in seen], "params": [params for _, params in seen]}
 
 
-def parts_without_gradients(case: str, missing: list[int]) -> dict[str, Any]:
-    """A step in which some processes have no gradients, and its norm beside that of the gradients that there are."""
+def parts_without_gradients(case: str, missing: list[int], is_replaced: bool) -> dict[str, Any]:
+    """Two steps, in the second of which some processes have no gradients, and its norm beside that of those there are.
+
+    Args:
+        is_replaced: whether a new optimizer, which has measured nothing yet, takes the second step.
+    """
     plain = [param.detach() for param in make_params([shape for shape in SHAPES if shape])]  # each has parts
     place = fsdp(dist.get_world_size())
     params: list[Any] = [
         torch.nn.Parameter(distributed(param, place(index, param))) for index, param in enumerate(plain)
     ]
     opt = CASE_OF[case].fused(params, lr=0.1, max_grad_norm=0.5)
-    sums = torch.zeros(2, dtype=torch.float64)  # of squares of gradients, by the parts and by the step
+    course(opt, params, plain, [place(index, param) for index, param in enumerate(plain)], 1)
+    if is_replaced:
+        state_dict = opt.state_dict()
+        opt = CASE_OF[case].fused(params, lr=0.1, max_grad_norm=0.5)
+        opt.load_state_dict(state_dict)
+    squares = torch.zeros((), dtype=torch.float64)
     for index, (param, like) in enumerate(zip(params, plain, strict=True)):
-        grad = distributed(gradient(like, 0, index), place(index, like))
-        if dist.get_rank() not in missing:
-            param.grad = grad
-            sums[0] += local_of(grad).double().square().sum()
+        grad = distributed(gradient(like, 1, index), place(index, like))
+        param.grad = None if dist.get_rank() in missing else grad
+        squares += 0.0 if param.grad is None else local_of(grad).double().square().sum()
     opt.step()
-    dist.all_reduce(sums)
-    return {"norms": [float(sums[0].sqrt()), float(opt.grad_norm)], "clock": int(opt.clock)}
+    dist.all_reduce(squares)
+    params = [whole(param) for param in params]
+    return {"params": params, "norms": [float(squares.sqrt()), float(opt.grad_norm)], "clock": int(opt.clock)}
 
 
 def error_of_a_step(layout: str, bad_rank: int) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cases
+import emulation
 import torch
 import torch.distributed as dist
 
@@ -25,6 +27,8 @@ TIMEOUT = timedelta(seconds=120)  # of a collective, and of a whole function
 def _process(rank: int, size: int, store: str, calls: Any, results: Any) -> None:
     torch.set_num_threads(1)  # of two cores, which the processes share
     os.environ["OMP_NUM_THREADS"] = "1"
+    if cases.EMULATED:
+        emulation.install()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=TIMEOUT)
     while (call := _next(calls)) is not None:
         function, args = call
