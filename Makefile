@@ -5,6 +5,7 @@
 #   make test       the test-suite
 #   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
 #   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
+#   make test-integrations   trainings by Hugging Face, Lightning, timm and others, in an environment of its own, INTEGRATIONS_VENV
 #   make lint       ruff, mypy, clang-format
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
 #                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
@@ -22,6 +23,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+INTEGRATIONS_VENV ?= $(VENV)-integrations
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
@@ -38,7 +40,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo demo-distributed test fuzz test-interrupts lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -56,6 +58,13 @@ fuzz: $(VENV)/installed-test build
 
 test-interrupts: $(VENV)/installed-test build
 	SGDR_FUSED_INTERRUPTS=all $(BIN)/python -m pytest tests/engine/test_interrupts.py $(PYTEST_ARGS)
+
+# What frameworks need may not fit what other commands need.
+test-integrations:
+	$(MAKE) VENV=$(INTEGRATIONS_VENV) integrations
+
+integrations: $(VENV)/installed-integrations build
+	$(GPU_RUNNER) $(BIN)/python -m pytest tests/integrations $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

@@ -10,6 +10,11 @@ from types import FrameType
 from typing import Any
 
 LONGEST = 200  # characters of a value in a message
+# What to do where a framework wants to schedule a rate that a Schedule gives.
+FOR_A_SCHEDULER = (
+    ". Where a framework insists on a scheduler, give it sgdr_fused.training.InStepScheduler(optimizer), which leaves "
+    "the rate to the Schedule"
+)
 _LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
 
 

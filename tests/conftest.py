@@ -43,6 +43,14 @@ elif (
     raise pytest.UsageError("the extension cannot be built or loaded; SGDR_FUSED_BACKEND=reference tests without it")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/integrations/ needs frameworks, which `make test-integrations` installs; it runs where it is named."""
+    if collection_path != Path(__file__).parent / "integrations":
+        return None
+    named = [Path(argument.partition("::")[0]).resolve() for argument in config.invocation_params.args]
+    return None if any(collection_path in (path, *path.parents) for path in named) else True
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample",

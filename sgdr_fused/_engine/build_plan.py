@@ -11,7 +11,7 @@ from .._messages import warn
 from .._native import backends
 from ..averages import EMA
 from ..schedules import Schedule
-from . import clipping, cycles, param_groups, shown_rates
+from . import clipping, cycles, frameworks, param_groups, shown_rates
 from .algorithm import Algorithm
 from .hyperparameters import SCHEDULE_KEYS
 from .param_state import ParamSpec
@@ -40,6 +40,7 @@ def build(session: Session) -> Built:
         )
     places = _places(groups)
     shares_memory = check_apart(list(places))
+    frameworks.check_scheduler(session)
     shown_rates.check_displays(groups)
     cycles.check_average(session.options, groups)
     clipping.check_devices(session.options, params)

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..schedules import Schedule
 from . import clipping
 from .algorithm import Algorithm
-from .hyperparameters import SCHEDULE_KEYS
+from .displays import scaled
+from .hyperparameters import SCHEDULE_KEYS, scale_of
 from .options import checked_options
 from .param_groups import set_groups, take_over
 from .representation import with_schedules
@@ -42,7 +43,7 @@ def state_dict(session: Session) -> dict[str, Any]:
             first = packed[key][0] if isinstance(packed[key], tuple) and packed[key] else packed[key]
             if isinstance(first, Schedule):
                 packed[f"{key}_schedule"] = json.dumps(first.to_dict())
-                value = first(clock)
+                value = scaled(first, scale_of(key, group))(clock)
                 packed[key] = (value, *packed[key][1:]) if isinstance(packed[key], tuple) else value
         for schedule_key in SCHEDULE_KEYS.values():
             packed.setdefault(schedule_key, "")

@@ -65,11 +65,20 @@ class Clock(Tensor):
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # By itself it is just a number of steps; an optimizer brings its own clock.
-        return self.as_subclass(Tensor).detach().clone().__reduce_ex__(protocol)
+        # By itself it is just a number of steps; an optimizer brings its own clock. Memory that processes share would
+        # have to live until the other one has opened it.
+        return number_of_steps, (int(self),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.as_subclass(Tensor).detach().clone()
+
+
+def number_of_steps(count: int) -> Tensor:
+    """What a pickle of a clock makes."""
+    return torch.tensor(count, dtype=torch.int64, device="cpu")
+
+
+torch.serialization.add_safe_globals([number_of_steps])  # wrappers save groups, which hold clocks
 
 
 def _plainly(func: Any, *args: Any, **kwargs: Any) -> Any:

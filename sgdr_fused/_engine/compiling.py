@@ -9,14 +9,14 @@ then runs the function, and all that it calls, as if there were no compiler.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 _C = TypeVar("_C", bound=type)
+COMPILER = "torch._dynamo.variables.optimizer"  # the module of the compiler that reads groups
 _REASON = "a fused optimizer is not traced: its step is one call into C++"
 
 
@@ -29,13 +29,14 @@ def untraced(but: Iterable[str] = ()) -> Callable[[_C], _C]:
                 continue
             for function in (value, getattr(value, "__func__", None), getattr(value, "fget", None)):
                 if isinstance(function, FunctionType):
-                    _mark(function)
+                    mark_untraced(function)
         return cls
 
     return mark
 
 
-def _mark(function: Any) -> None:
+def mark_untraced(function: Any) -> None:
+    """Makes of a call of this function a graph break."""
     function._torchdynamo_disable = True
     function._torchdynamo_disable_msg = _REASON
     frames = torch._C._dynamo.eval_frame
@@ -43,16 +44,12 @@ def _mark(function: Any) -> None:
     frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
 
 
-def break_where_traced() -> None:
-    """To be called by the getter of ``param_groups``: a graph break where the compiler reads it.
+def break_graph() -> NoReturn:
+    """A graph break, when the compiler itself reads ``param_groups``.
 
     torch's compiler takes every optimizer's groups for plain dicts and fails on ours; what comes after the break reads
     them as what they are.
     """
-    if sys._getframe(2).f_globals.get("__name__") == "torch._dynamo.variables.optimizer":
-        from torch._dynamo.exc import unimplemented
+    from torch._dynamo.exc import unimplemented
 
-        unimplemented(gb_type="param_groups of a fused optimizer", context="", explanation=_REASON, hints=[])
-
-
-_mark(break_where_traced)
+    unimplemented(gb_type="param_groups of a fused optimizer", context="", explanation=_REASON, hints=[])

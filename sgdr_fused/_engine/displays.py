@@ -18,31 +18,42 @@ class Display:
     """The attribute ``_display`` of such a tensor.
 
     Attributes:
-        schedule: what it displays.
+        schedule: what was given for the group's entry.
+        scale: what it is multiplied by; 1, except for the rate of a group with ``lr_scale``.
+        displayed: the product, whose values it displays, and by which a step goes.
         version: the tensor's autograd version as long as nobody else has written to it; None for a copy, which torch
             has made (deepcopy, pickle) and which has a version of its own.
         holder: a weak reference to the group that it stands in; None where it stands in none.
     """
 
-    __slots__ = ("holder", "schedule", "version")
+    __slots__ = ("displayed", "holder", "scale", "schedule", "version")
 
-    def __init__(self, schedule: Schedule, version: int | None = None) -> None:
+    def __init__(self, schedule: Schedule, version: int | None = None, scale: float = 1.0) -> None:
         self.schedule = schedule
+        self.scale = scale
+        self.displayed = scaled(schedule, scale)
         self.version = version
         self.holder: weakref.ref[Any] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Display:
-        return Display(self.schedule)
+        return Display(self.schedule, None, self.scale)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Display, (self.schedule,)
+        return Display, (self.schedule, None, self.scale)
 
 
-def new_display(schedule: Schedule, step: int, device: torch.device) -> Tensor:
-    """A 0-dim float64 tensor with the schedule's value at `step`."""
+def scaled(schedule: Schedule, scale: float) -> Schedule:
+    """The Schedule times a factor; itself where that is 1."""
+    return schedule if scale == 1.0 else scale * schedule
+
+
+def new_display(schedule: Schedule, step: int, device: torch.device, scale: float = 1.0) -> Tensor:
+    """A 0-dim float64 tensor with the value of the scaled schedule at `step`."""
+    display = Display(schedule, None, scale)
     with torch.inference_mode(False):
-        tensor = torch.tensor(schedule(step), dtype=torch.float64, device=device)
-    tensor._display = Display(schedule, tensor._version)  # type: ignore[attr-defined]
+        tensor = torch.tensor(display.displayed(step), dtype=torch.float64, device=device)
+    display.version = tensor._version
+    tensor._display = display  # type: ignore[attr-defined]
     return tensor
 
 
@@ -72,7 +83,7 @@ def show(tensor: Tensor, step: int) -> None:
     """Brings a display up to date, past autograd's version."""
     display = display_of(tensor)
     assert display is not None
-    tensor.data.fill_(display.schedule(step))
+    tensor.data.fill_(display.displayed(step))
 
 
 def accept_writes(tensor: Tensor) -> None:

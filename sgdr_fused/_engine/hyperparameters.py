@@ -21,6 +21,13 @@ SCHEDULE_KEYS = {
     "betas": "betas_schedule",
     "weight_decay": "weight_decay_schedule",
 }
+# The entry of a group that a Schedule for its lr is multiplied by: timm's name, for rates that differ between layers.
+LR_SCALE = "lr_scale"
+
+
+def scale_of(key: str, group: dict[str, Any]) -> float:
+    """What a Schedule in this entry of the group is multiplied by."""
+    return _checks.rate(LR_SCALE, group[LR_SCALE]) if key == "lr" and LR_SCALE in group else 1.0
 
 
 class Hyper(NamedTuple):
@@ -35,9 +42,9 @@ class Hyper(NamedTuple):
         return value if self.part is None else value[self.part]
 
     def schedule_of(self, value: Any) -> Schedule | None:
-        """The Schedule that such a tensor displays; None for everything else."""
+        """The Schedule that such a tensor displays, scaled as the group says; None for everything else."""
         display = None if self.part else display_of(value)  # of betas, only the first has one
-        return None if display is None else display.schedule
+        return None if display is None else display.displayed
 
 
 def check(key: str, value: Any, *, new: bool) -> None:

@@ -14,7 +14,7 @@ from ..schedules import Schedule
 from .algorithm import Algorithm
 from .algorithm_of import Kin, check_algorithm
 from .checkpoint import read_all, skipped_steps
-from .hyperparameters import SCHEDULE_KEYS
+from .hyperparameters import LR_SCALE, SCHEDULE_KEYS
 from .options import OPTIONS
 from .param_groups import COUNTS, Group, adopted, set_groups, show_counts, take_over
 from .param_state import dtypes_of, memory_of, new_number, number_keys, tensor_names
@@ -94,8 +94,12 @@ def _checked_groups(session: Session, state_dict: dict[str, Any]) -> list[dict[s
 
 
 def _loaded_group(session: Session, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
-    """The checkpoint's entries, with ours for those it lacks, and our Schedules where it has no notion of them."""
-    ours = with_schedules(group)
+    """The checkpoint's entries, with ours for those that a step needs, and our Schedules where it knows of none.
+
+    Other entries of ours that it lacks are dropped, as in torch: a scheduler's ``initial_lr`` belongs to another time.
+    """
+    kept = {*session.defaults, "param_names", LR_SCALE}
+    ours = {key: value for key, value in with_schedules(group).items() if key in kept}
     from_checkpoint = {key: value for key, value in saved.items() if key not in (*COUNTS, *OPTIONS)}
     values = {**ours, **session.algorithm.beyond_torch, **from_checkpoint}
     for key, schedule_key in SCHEDULE_KEYS.items():

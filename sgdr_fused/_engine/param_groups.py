@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from .. import _checks
-from .._messages import shown, warn
+from .._messages import FOR_A_SCHEDULER, shown, warn
 from ..schedules import Schedule
 from . import displays, hyperparameters, states_only
 from .clock import Clock
 from .compiling import untraced
-from .hyperparameters import SCHEDULE_KEYS, first, is_plain, with_first
+from .hyperparameters import LR_SCALE, SCHEDULE_KEYS, first, is_plain, scale_of, with_first
 from .options import OPTIONS
 from .session import Session
 from .tracked import TrackedDict
@@ -42,8 +42,10 @@ class Group(TrackedDict):
         entries: dict[str, Any] = {} if sessions else {key: value}  # without one this is a plain dict
         only_numbers = True
         for session in sessions:
-            found, numbers = assignment(session, self, key, entries.get(key, value))
+            found, numbers = assignment(session, self, key, entries.get(key, value), self)
             entries.update(found)
+            if key == "lr":
+                session.scheduler = None  # who assigns a rate has decided between a Schedule and a scheduler
             only_numbers = only_numbers and numbers
         if entries:
             self.store(entries, only_numbers)
@@ -60,14 +62,34 @@ class Group(TrackedDict):
         if self._sessions() and key.endswith("_schedule") and self[key] is not None:
             raise ValueError(f"group[{key!r}] is read-only; assign to group[{key.removesuffix('_schedule')!r}] instead")
         super().__delitem__(key)
+        if key == LR_SCALE:
+            for session in self._sessions():
+                self.store(_rescaled(session, self, {}))
 
 
 def set_groups(session: Session, groups: list[dict[str, Any]]) -> None:
-    """Puts these in the place of the session's groups. The list stays the caller's, as in torch."""
+    """Puts these in the place of the session's groups. The list stays the caller's, as in torch.
+
+    Counts that a wrapper has saved and loaded are taken over too.
+    """
     groups = groups if isinstance(groups, list) else list(groups)
+    counts = _saved_counts(groups)
     groups[:] = [adopted(session, group) for group in groups]
     session.set_groups(groups)
+    for key, value in counts.items():
+        _count_assignment(session, key, value)
     show_counts(session)
+
+
+def _saved_counts(groups: list[dict[str, Any]]) -> dict[str, int]:
+    """The counts among the entries of groups that were loaded. A clock in a live group, or in a copy, is still one."""
+    loaded = [group for group in groups if "clock" in group and not isinstance(group["clock"], Clock)]
+    return {
+        key: _checks.count(f"group[{key!r}]", group[key])
+        for group in loaded
+        for key in COUNTS
+        if key in group and not (key == "rounding_seed" and group[key] == -1)  # it had none
+    }
 
 
 def take_over(session: Session) -> None:
@@ -96,7 +118,7 @@ def adopted(
     found: dict[str, Any] = {"params": None}  # the first one, as in torch
     for key, value in values.items():
         if key not in SCHEDULE_KEYS.values() and key not in COUNTS:  # which are another session's
-            found.update(assignment(session, group, key, value, params=values["params"], new=new)[0])
+            found.update(assignment(session, group, key, value, values, new=new)[0])
     for key, schedule_key in SCHEDULE_KEYS.items():
         found.setdefault(schedule_key, None)
         named = values.get(schedule_key)
@@ -104,7 +126,7 @@ def adopted(
             continue
         if not isinstance(named, Schedule):
             raise _read_only(schedule_key, named)
-        _warn_of_number(group, key, named, found.get(key))
+        _warn_of_number(session, group, key, named, found.get(key))
     if new:
         session.algorithm.check_group(found)
     if session.groups:  # else the device of the counts is not known yet, and who adds the first group shows them
@@ -117,18 +139,18 @@ def adopted(
 
 
 def assignment(
-    session: Session, group: Group, key: str, value: Any, *, params: Any = None, new: bool = False
+    session: Session, group: Group, key: str, value: Any, beside: dict[str, Any], *, new: bool = False
 ) -> tuple[dict[str, Any], bool]:
     """Checks what is assigned to group[key]. Returns the entries to store, and whether only numbers change by them.
 
-    `params` are the group's if it has none yet; `new` as in hyperparameters.check.
+    `beside` has the entries that stand in the group with this one; `new` as in hyperparameters.check.
     """
     if key in SCHEDULE_KEYS.values():
         if value == group.get(key):  # a group's entries are copied one by one
             return {}, True
         raise _read_only(key, value)
     if key in COUNTS:
-        return _count_assignment(session, group, key, value), True
+        return _count_assignment(session, key, value), True
     if key in OPTIONS:
         raise ValueError(
             f"{key} is an option of the whole optimizer, which is given to {session.class_name}(...) and stays as it "
@@ -137,15 +159,17 @@ def assignment(
     if key == "differentiable" and value:
         raise ValueError(f"differentiable must be False, got {shown(value)}: a fused step has no backward")
     if key in {hyper.key for hyper in session.algorithm.hypers}:
-        return _hyper_assignment(session, group, key, value, group.get("params", params), new)
+        return _hyper_assignment(session, group, key, value, beside, new)
     if key == "params":
         return {key: value if isinstance(value, list) else listed(value)}, False
+    if key == LR_SCALE and beside is group:
+        return {key: value, **_rescaled(session, group, {key: value})}, False
     if key not in session.defaults:
         return {key: value}, True
     return {key: _checked_constant(session, group, key, value)}, False
 
 
-def _count_assignment(session: Session, group: Group, key: str, value: Any) -> dict[str, Any]:
+def _count_assignment(session: Session, key: str, value: Any) -> dict[str, Any]:
     """Sets one of the session's counts, as who restores a copy of a group does; what is shown itself sets nothing."""
     shown_now = session.counts_shown()[key]
     if key == "rounding_seed":
@@ -179,7 +203,7 @@ def _read_only(schedule_key: str, value: Any) -> ValueError:
 
 
 def _hyper_assignment(
-    session: Session, group: Group, key: str, value: Any, params: Any, new: bool
+    session: Session, group: Group, key: str, value: Any, beside: dict[str, Any], new: bool
 ) -> tuple[dict[str, Any], bool]:
     schedule_key = SCHEDULE_KEYS[key]
     if key == "lr" and key in group and states_only.asked():
@@ -200,19 +224,30 @@ def _hyper_assignment(
         same_use = key != "momentum" or bool(old) == bool(value)
         only_numbers = old_schedule is None and same_use and is_plain(old) and is_plain(value)
         if old_schedule is not None:
-            _warn_of_number(group, key, old_schedule, value)
+            _warn_of_number(session, group, key, old_schedule, value)
         return {key: value, schedule_key: None}, only_numbers
     step = session.steps_taken()
-    device = _device_of(session, params)
+    device = _device_of(session, beside.get("params"))
+    scale = scale_of(key, beside)
     tensor = first(value)
-    if display is not None and tensor.device == device and displays.stands_in(tensor, group):
+    same_place = display is not None and tensor.device == device and displays.stands_in(tensor, group)
+    if display is not None and same_place and display.scale == scale:
         displays.show(tensor, step)  # the clock may have moved while it stood nowhere
     else:
-        tensor = displays.new_display(schedule, step, device)
+        tensor = displays.new_display(schedule, step, device, scale)
     held = displays.display_of(tensor)
     assert held is not None
     held.holder = weakref.ref(group)
     return {key: with_first(value, tensor), schedule_key: schedule}, False
+
+
+def _rescaled(session: Session, group: Group, scale: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the rate of a group that has a Schedule, when ``lr_scale`` is what `scale` says, or is gone."""
+    schedule = group.get("lr_schedule")
+    if schedule is None:
+        return {}
+    beside = {**{key: value for key, value in group.items() if key != LR_SCALE}, **scale}
+    return _hyper_assignment(session, group, "lr", schedule, beside, new=False)[0]
 
 
 def _device_of(session: Session, params: Any) -> Any:
@@ -234,17 +269,22 @@ def _written_display(session: Session, group: Group, key: str, tensor: Tensor) -
         f"group[{key!r}] only displays what its Schedule {shown(display.schedule)} gives, and was written in place, "
         f'to {value!r}, which changes nothing (g["{key}"] *= 0.1 does that); to scale the Schedule, assign '
         f'g["{key}"] = {scaled}; to replace it, assign a number, a tensor or another Schedule'
+        f"{FOR_A_SCHEDULER if key == 'lr' else ''}"
     )
 
 
-def _warn_of_number(group: Group, key: str, schedule: Schedule, value: Any) -> None:
+def _warn_of_number(session: Session, group: Group, key: str, schedule: Schedule, value: Any) -> None:
     """Warns, once for a group, that a Schedule is replaced by something that is none."""
     if group.warned:
         return
+    numbers = [i for i, each in enumerate(session.groups) if each is group]
+    which = f" of group {numbers[0]}" if numbers else ""  # a group that is being made has no number yet
     factor = f'0.1 * g["{key}_schedule"]'
     warn(
-        f"group[{key!r}] had a Schedule, {shown(schedule)}, in whose place {shown(value)} stands from here on. To "
-        f"scale a Schedule instead, assign {factor}; a displayed value times a number is a number"
+        f"group[{key!r}]{which} had a Schedule, {shown(schedule)}, in whose place {shown(value)} stands from here on. "
+        f"To scale a Schedule instead, assign {factor}; a displayed value times a number is a number. To put a number "
+        f"there on purpose, without this warning, assign schedules.Constant(number)"
+        f"{FOR_A_SCHEDULER if key == 'lr' else ''}"
     )
     group.warned = True
 

@@ -36,6 +36,7 @@ class Session:
         groups: the parameter groups.
         state: the state of each parameter.
         changes: what was written to groups and state.
+        scheduler: the class of a torch scheduler that was made over a Schedule; None where there is none.
         has_aliases: whether a mapping may stand for a dict of the user's, as far as was known when plans were made.
         built: the plans, and what they were made from.
         captured_plans: plans that are of no use any more, but whose addresses a captured graph holds.
@@ -55,6 +56,7 @@ class Session:
         self.groups: list[dict[str, Any]] = []
         self.state = State()
         self.changes = Changes(self)
+        self.scheduler: str | None = None
         self.has_aliases = False
         self.built = Built(None)
         self.captured_plans: list[Plan] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._messages import shown
+from .._messages import FOR_A_SCHEDULER, shown
 from . import displays
 from .hyperparameters import SCHEDULE_KEYS, first
 
@@ -30,5 +30,5 @@ def check_displays(groups: Sequence[dict[str, Any]]) -> None:
                 raise RuntimeError(
                     f"group {i}: the tensor in group[{key!r}] only displays what {shown(group[schedule_key])} gives, "
                     f"and was written in place, to {tensor.item()!r} (a torch scheduler does that); to replace the "
-                    f"Schedule, assign to group[{key!r}]"
+                    f"Schedule, assign to group[{key!r}]{FOR_A_SCHEDULER if key == 'lr' else ''}"
                 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import weakref
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -156,7 +157,10 @@ class TrackedDict(dict[Any, Any]):
         self._note()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return dict, (dict(self),)  # a copy or a pickle is a plain dict
+        return OrderedDict, (), None, None, iter(self.items())  # which torch.load(weights_only=True) may make
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return copy.deepcopy(dict(self), memo)
 
     def __copy__(self) -> dict[Any, Any]:
         return dict(self)
@@ -227,8 +231,8 @@ class State(TrackedDict, defaultdict[Any, Any]):
             value.tell(changes)
         return value
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return defaultdict, (dict,), None, None, iter(self.items())
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return copy.deepcopy(defaultdict(dict, self), memo)
 
     def copy(self) -> Any:
         return defaultdict(dict, self)

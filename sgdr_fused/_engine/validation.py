@@ -81,7 +81,10 @@ def check_whole(params: Iterable[Tensor], options: Options, of_params: bool) -> 
 
 def check_param(param: Tensor, described: str, options: Options) -> None:
     if is_traceable_wrapper_subclass(param) and not is_sharded(param):
-        raise TypeError(f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach")
+        raise TypeError(
+            f"{described} is a {type(param).__name__}, whose memory the kernels cannot reach; leave it to an optimizer "
+            "of torch.optim, or of the library that it is from, and give the other parameters to this one"
+        )
     check_placements(param, described)
     if param.layout != torch.strided:
         raise TypeError(f"{described} must be dense, got layout {param.layout}")

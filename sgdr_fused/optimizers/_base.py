@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -12,7 +13,17 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .._engine import checkpoint, clipping, compiling, cycles, load_checkpoint, new_groups, param_groups, swap_average
+from .._engine import (
+    checkpoint,
+    clipping,
+    compiling,
+    cycles,
+    frameworks,
+    load_checkpoint,
+    new_groups,
+    param_groups,
+    swap_average,
+)
 from .._engine.algorithm import Algorithm
 from .._engine.algorithm_of import Kin, candidate
 from .._engine.host_clock import CycleEndHook
@@ -35,7 +46,7 @@ class FusedOptimizer(Optimizer):
 
     _algorithm: ClassVar[Algorithm]
     _session: Session
-    _step_supports_amp_scaling = True  # GradScaler leaves unscaling and skipping to step()
+    _step_supports_amp_scaling = frameworks.StepUnscales()
 
     def __init__(self, params: Any, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
         checked = checked_options(options, type(self).__name__, defaults)
@@ -64,11 +75,10 @@ class FusedOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        compiling.break_where_traced()
         session = self._session
         if session.has_aliases:
             session.take_over_aliases()
-        return session.groups
+        return frameworks.groups_for(session, sys._getframe(1))
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:

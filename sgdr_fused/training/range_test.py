@@ -59,6 +59,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .. import _checks
+from .._engine.hyperparameters import scale_of
 from .._messages import shown, warn
 from ..optimizers._base import FusedOptimizer
 from ..schedules import Constant, ExponentialRamp, LinearRamp, Schedule, Sequential
@@ -218,7 +219,8 @@ def _run(
             saved.begin()
             start = int(optimizer.clock)
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-                group["lr"] = _from_step(start, options.ramp if ratio == 1 else ratio * options.ramp)
+                factor = ratio / (scale_of("lr", group) or 1.0)  # a Schedule is multiplied by the group's lr_scale
+                group["lr"] = _from_step(start, options.ramp if factor == 1 else factor * options.ramp)
             if not model.training:
                 model.train()
             return _losses(trial, loader, val_loader, options, progress)
@@ -266,10 +268,10 @@ def _check(
             raise ValueError(f"model must be initialised, but {name!r} has no shape yet: run it on one batch first")
     if not isinstance(optimizer, FusedOptimizer):
         got = type(optimizer).__name__ if isinstance(optimizer, torch.optim.Optimizer) else shown(optimizer)
-        raise TypeError(
-            "optimizer must be one of sgdr_fused, whose rate can ramp on the device, "
-            f"got {got}; FusedSGD, FusedAdam and FusedAdamW take torch.optim's arguments"
-        )
+        hint = "FusedSGD, FusedAdam and FusedAdamW take torch.optim's arguments"
+        if isinstance(getattr(optimizer, "optimizer", None), FusedOptimizer):
+            hint = "give the one inside this wrapper, its attribute optimizer"
+        raise TypeError(f"optimizer must be one of sgdr_fused, whose rate can ramp on the device, got {got}; {hint}")
     if (criterion is None) == (batch_to_loss is None):
         raise ValueError(f"one of criterion={shown(criterion)} and batch_to_loss={shown(batch_to_loss)} must be given")
     for name, function in (("criterion", criterion), ("batch_to_loss", batch_to_loss)):
@@ -290,7 +292,7 @@ def _ratios(optimizer: FusedOptimizer) -> tuple[float, ...]:
     rates = []
     for group in optimizer.param_groups:
         schedule: Schedule | None = group.get("lr_schedule")
-        largest = math.inf if schedule is None else schedule.upper_bound
+        largest = math.inf if schedule is None else schedule.upper_bound * scale_of("lr", group)
         rates.append(largest if math.isfinite(largest) else max(float(group["lr"]), 0.0))
     largest = max(rates)
     return tuple(rate / largest if largest > 0 else 1.0 for rate in rates)

@@ -26,7 +26,7 @@ from cases import (
     train,
 )
 
-from sgdr_fused import FusedAdamW
+from sgdr_fused import FusedAdamW, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts
 
 pytestmark = pytest.mark.untracked
@@ -235,3 +235,17 @@ def test_states_of_torch_beside_our_clock() -> None:
     with pytest.warns(UserWarning, match=r"clock is 0, while its states have 3 steps.*opt\.clock\.fill_\(3\)"):
         ours.load_state_dict(mixed)
     assert (int(ours.clock), ours.param_groups[0]["lr"].item()) == (0, 0.1)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, FusedSGD])
+def test_entries_that_the_checkpoint_lacks(make: Any) -> None:
+    """A scheduler's entries of another time go, as in torch. Names of parameters, and our scale of the rate, stay."""
+    opt = make([("weight", torch.nn.Parameter(torch.ones(2)))], lr=0.5)
+    saved = opt.state_dict()
+    del saved["param_groups"][0]["param_names"]
+    opt.param_groups[0].update(initial_lr=5.0, swa_lr=0.1, lr_scale=0.25)
+    opt.load_state_dict(saved)
+    group = opt.param_groups[0]
+    assert not {"initial_lr", "swa_lr"} & set(group)
+    assert group["param_names"] == ["weight"]
+    assert group.get("lr_scale") == (0.25 if make is FusedSGD else None)

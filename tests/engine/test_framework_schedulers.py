@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from bits import bits
 from cases import DEVICE, make_params, params_of, set_gradients, train
-from courses import PAIRS, SCHEDULE, SIZES, made
+from courses import PAIRS, SCHEDULE, SIZES, assert_same_course, made
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -59,22 +58,91 @@ def test_torch_schedulers_over_numbers(name: str, schedule: Any) -> None:
         torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-12)
 
 
+REFUSED = r"\w+ writes rates into group 0, whose rate the Schedule CosineWarm.*InStepScheduler"
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")
+@pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+@pytest.mark.parametrize("steps", [0, 2])
+def test_torch_scheduler_over_a_schedule(schedule: Any, steps: int) -> None:
+    """Two who set one rate: the next step is refused, with nothing changed, also where nothing was written yet."""
+    opt, untouched = made("schedule"), made("schedule")
+    for each in (opt, untouched):
+        train(each, range(steps))
+    before = [bits(p) for p in params_of(opt)]
+    schedule(opt)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=REFUSED):
+            train(opt, range(steps, steps + 1))
+    assert before == [bits(p) for p in params_of(opt)]
+    assert int(opt.clock) == steps
+    opt.param_groups[0]["lr"] = SCHEDULE  # the remedy for who wants the Schedule
+    opt.param_groups[0]["momentum"] = 0.9  # OneCycleLR has written it
+    assert_same_course(opt, untouched, range(steps, 6))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+def test_a_number_in_place_of_the_schedule_is_the_other_remedy(schedule: Any) -> None:
+    opt, expected = made("schedule"), made("number")
+    schedule(opt)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        train(opt, range(1))
+    with pytest.warns(UserWarning, match="had a Schedule"):
+        opt.param_groups[0]["lr"] = 0.1
+    opt.param_groups[0]["momentum"] = 0.9
+    assert_same_course(opt, expected, range(3))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+def test_torch_scheduler_over_the_schedule_of_one_group(schedule: Any) -> None:
+    """It writes all groups; the error names the one with a Schedule, in a wrapper, and after a load too, as accelerate
+    does it: what was written is gone by then."""
+    params = make_params(SIZES, torch.float64)
+    opt = FusedSGD([{"params": params[:2], "lr": 0.5}, {"params": params[2:], "lr": SCHEDULE}], momentum=0.9)
+    schedule(HandsOn(opt))
+    opt.load_state_dict(opt.state_dict())
+    with pytest.raises(RuntimeError, match="into group 1, whose rate"):
+        train(opt, range(1))
+
+
+class HandsOn(torch.optim.Optimizer):
+    """A wrapper whose groups are those of the optimizer inside, as accelerate's."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.defaults = inner, inner.defaults
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.inner.param_groups
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.inner.step(closure)
+
+
 @pytest.mark.filterwarnings("ignore:.*epoch parameter")
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS.keys())
-def test_torch_scheduler_over_a_schedule(schedule: Any) -> None:
-    """Two who set one rate: an error where it is noticed first, or a warning that the Schedule is gone."""
-    opt = made("schedule")
+def test_a_schedule_under_a_torch_scheduler(schedule: Any) -> None:
+    """The Schedule was assigned while there was a scheduler: refused when the scheduler has looked or written."""
+    opt = made("number")
+    scheduler = schedule(opt)
+    train(opt, range(1))
+    opt.param_groups[0]["lr"] = SCHEDULE
+    scheduler.step(*([1.0] if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) else []))
+    with pytest.raises(RuntimeError, match="InStepScheduler"):
+        train(opt, range(1, 2))
+    assert int(opt.clock) == 1
 
-    def run() -> None:
-        scheduler = schedule(opt)
-        for t in range(3):
-            train(opt, range(t, t + 1))
-            scheduler.step(*([1.0] if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) else []))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises((RuntimeError, ValueError, TypeError, UserWarning), match="Schedule"):
-            run()
+@pytest.mark.parametrize("key", ["momentum", "weight_decay"])
+def test_torch_scheduler_beside_schedules_of_other_hyperparameters(key: str) -> None:
+    """It writes lr alone."""
+    opt = FusedSGD(make_params(SIZES, torch.float64), **{"lr": 0.1, "momentum": 0.9, key: SCHEDULE})
+    scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
+    for t in range(3):
+        train(opt, range(t, t + 1))
+        scheduler.step()
+    assert opt.get_last_lr() == [0.1 * 0.5**3]
+    assert float(opt.param_groups[0][key]) == SCHEDULE(3)
 
 
 # ---- gradient scaling

@@ -12,9 +12,8 @@ from installs import ROOT, run
 
 pytestmark = pytest.mark.once
 
-IN_PROCESSES = (
-    ROOT / "docs" / "distributed.md"
-)  # tests/distributed/test_docs_distributed.py runs it in several processes
+# Run elsewhere: in several processes by tests/distributed/, with frameworks by tests/integrations/.
+ELSEWHERE = [ROOT / "docs" / "distributed.md", ROOT / "docs" / "frameworks.md"]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # All of them run: there is no mark for those that do not.
 BLOCK = re.compile(r"^```python[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -47,7 +46,7 @@ def test_a_language_is_what_it_says(page: Path) -> None:
     assert {fence.strip() for fence in opening} <= {"python", "sh", "diff", "", "text"}, opening
 
 
-RUN_HERE = [page for page in PAGES if page != IN_PROCESSES and blocks(page.read_text())]
+RUN_HERE = [page for page in PAGES if page not in ELSEWHERE and blocks(page.read_text())]
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)

@@ -29,6 +29,7 @@ from sgdr_fused import FusedSGD
 from sgdr_fused._native import backends
 from sgdr_fused.schedules import CosineWarmRestarts
 warnings.simplefilter("error")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in a shell's background
 there_is = types.SimpleNamespace(has_cuda=False)
 """
 
