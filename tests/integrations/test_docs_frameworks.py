@@ -30,13 +30,14 @@ def blocks() -> dict[str, str]:
 
 
 BLOCKS = blocks()
+FRAMEWORKS = [title for title in BLOCKS if title != "Logging"]
 
 
 def test_every_framework_has_an_example_and_a_row() -> None:
     rows = {name for name, _ in ROWS.findall(TEXT)}
-    assert len(BLOCKS) >= 8
+    assert set(FRAMEWORKS) <= rows
+    assert set(FRAMEWORKS) == set(FILES)
     for title, block in BLOCKS.items():
-        assert title in rows, f"{title} has no row in the table"
         assert "\nassert " in block, f"the example of {title} asserts nothing"
 
 
@@ -70,7 +71,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("title", BLOCKS)
+@pytest.mark.parametrize("title", FRAMEWORKS)
 def test_every_cell_is_a_test(title: str) -> None:
     """A cell that says something names the test that shows it."""
     texts = [(Path(__file__).parent / file).read_text() for file in FILES[title]]
