@@ -44,8 +44,8 @@ class Group(TrackedDict):
         for session in sessions:
             found, numbers = assignment(session, self, key, entries.get(key, value), self)
             entries.update(found)
-            if key == "lr":
-                session.scheduler = None  # who assigns a rate has decided between a Schedule and a scheduler
+            if key == "lr" and displays.display_of(value) is None:
+                session.scheduler = None  # who assigns a rate, and not what was shown, has decided: see check_scheduler
             only_numbers = only_numbers and numbers
         if entries:
             self.store(entries, only_numbers)

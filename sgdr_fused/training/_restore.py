@@ -182,7 +182,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
     fields = {"_opt_called"}
     own = {name: value for name, value in vars(optimizer).items() if name[0] != "_" or name in fields}
     session = optimizer._session
-    defaults = session.defaults
+    defaults, scheduler = session.defaults, session.scheduler
 
     def undo() -> None:
         session.changes.note()  # before the writes, so that no step can miss them; and after them
@@ -191,6 +191,7 @@ def _optimizer(optimizer: FusedOptimizer) -> Undo:
         for name in [name for name in now if (name[0] != "_" or name in fields) and name not in own]:
             del now[name]
         session.groups, session.state, session.defaults = param_groups, state, defaults
+        session.scheduler = scheduler
         param_groups[:] = listed
         for mapping, values, carried in saved:
             refill(mapping, values)

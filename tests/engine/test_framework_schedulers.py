@@ -14,7 +14,7 @@ from courses import PAIRS, SCHEDULE, SIZES, assert_same_course, made
 from torch import nn
 from torch.optim import lr_scheduler
 
-from sgdr_fused import FusedSGD
+from sgdr_fused import FusedSGD, lr_find
 
 pytestmark = pytest.mark.host
 
@@ -103,6 +103,31 @@ def test_torch_scheduler_over_the_schedule_of_one_group(schedule: Any) -> None:
     opt.load_state_dict(opt.state_dict())
     with pytest.raises(RuntimeError, match="into group 1, whose rate"):
         train(opt, range(1))
+
+
+def puts_back(opt: Any) -> None:
+    """As ZeroRedundancyOptimizer does with the groups of the optimizer inside."""
+    for group in opt.param_groups:
+        for key in group:
+            group[key] = group[key]
+
+
+def range_test(opt: Any) -> None:
+    param = opt.param_groups[0]["params"][0]
+    lr_find(nn.Module(), opt, None, [0], num_steps=3, batch_to_loss=lambda *_: param.square().sum())
+
+
+@pytest.mark.parametrize("between", [puts_back, range_test])
+@pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+def test_nothing_was_decided_where_the_rate_comes_back(schedule: Any, between: Callable[[Any], None]) -> None:
+    """Who puts back what was shown, or a range test, which ends as it began, has not decided for the Schedule."""
+    opt = made("schedule")
+    schedule(opt)
+    opt.load_state_dict(opt.state_dict())  # so that only the scheduler itself is left to tell by
+    between(opt)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        train(opt, range(1))
+    assert int(opt.clock) == 0
 
 
 class HandsOn(torch.optim.Optimizer):
