@@ -2,7 +2,7 @@
 
 import sys
 
-from . import _former_modules, schedules
+from . import _former_modules, _torch_versions, schedules
 from ._engine.options import Options
 from .averages import EMA, refreshed_batch_norm
 from .optimizers.adadelta import FusedAdadelta
@@ -48,3 +48,4 @@ __all__ = [
 ]
 
 _former_modules.keep(sys.modules[__name__])
+_torch_versions.skip_package(__name__)

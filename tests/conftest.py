@@ -19,6 +19,7 @@ import cases
 import emulation
 import pytest
 import torch
+from torch_features import FSDP2, NEED_FSDP2
 
 from sgdr_fused._native import backends, toolchain
 
@@ -44,7 +45,12 @@ elif (
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/integrations/ needs frameworks, which `make test-integrations` installs; it runs where it is named."""
+    """What this torch or this environment cannot import.
+
+    tests/integrations/ needs frameworks, which `make test-integrations` installs; it runs where it is named.
+    """
+    if not FSDP2 and collection_path in [Path(__file__).parent / name for name in NEED_FSDP2]:
+        return True
     if collection_path != Path(__file__).parent / "integrations":
         return None
     named = [Path(argument.partition("::")[0]).resolve() for argument in config.invocation_params.args]
@@ -76,7 +82,10 @@ def pytest_report_header(config: pytest.Config) -> str:
     left_out = ", without the tests marked once (they run with backend cpu)" if leaves_out_once() else ""
     one_in = config.getoption("sample")
     sampled = f", about one in {one_in} of each test's cases" if one_in > 1 else ""
-    return f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}{sampled}"
+    unsharded = "" if FSDP2 else ", without sharded parameters (this torch has no public FSDP2)"
+    return (
+        f"sgdr_fused: device {cases.DEVICE}{emulated}, backend {cases.expected_backend()}{left_out}{sampled}{unsharded}"
+    )
 
 
 def sample(items: list[pytest.Item], one_in: int) -> list[pytest.Item]:

@@ -20,7 +20,7 @@ std::string memory_fault(const at::Tensor& tensor) {
   if (tensor.is_neg() || tensor.is_conj())
     return "it is negated or conjugated only when it is read";
   if (tensor._is_zerotensor()) return "it has no memory, and stands for zeros";
-  const c10::DispatchKeySet plain(
+  c10::DispatchKeySet plain(  // not const: raw_repr() was no const member before torch 2.5
       {c10::DispatchKey::Dense, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
   const uint64_t devices = (uint64_t{1} << c10::num_backends) - 1;
   if ((memory_keys_of(impl) & ~plain.raw_repr() & ~devices) != 0) {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, NoReturn, TypeVar
 
-import torch
+from .. import _torch_versions
 
 _C = TypeVar("_C", bound=type)
 COMPILER = "torch._dynamo.variables.optimizer"  # the module of the compiler that reads groups
@@ -39,9 +39,7 @@ def mark_untraced(function: Any) -> None:
     """Makes of a call of this function a graph break."""
     function._torchdynamo_disable = True
     function._torchdynamo_disable_msg = _REASON
-    frames = torch._C._dynamo.eval_frame
-    skip = frames._FrameAction.SKIP
-    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    _torch_versions.skip_frames(function.__code__)
 
 
 def break_graph() -> NoReturn:
@@ -50,6 +48,4 @@ def break_graph() -> NoReturn:
     torch's compiler takes every optimizer's groups for plain dicts and fails on ours; what comes after the break reads
     them as what they are.
     """
-    from torch._dynamo.exc import unimplemented
-
-    unimplemented(gb_type="param_groups of a fused optimizer", context="", explanation=_REASON, hints=[])
+    _torch_versions.break_graph("param_groups of a fused optimizer", _REASON)

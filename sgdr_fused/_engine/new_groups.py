@@ -43,6 +43,8 @@ def add(session: Session, param_group: Any) -> None:
     values = {**param_group, "params": validation.listed(param_group.get("params"))}
     taken = {p for group in session.groups for p in group["params"]}
     validation.check_params(values["params"], taken, session.options)
+    values = _with_names(values)
+    _check_names(session, values)
     _check_keys(session, values)
     newcomer: Any = _Newcomer(session.defaults, list(session.groups))
     with warnings.catch_warnings():
@@ -65,6 +67,25 @@ class _Newcomer:
 
     def __init__(self, defaults: dict[str, Any], param_groups: list[dict[str, Any]]) -> None:
         self.defaults, self.param_groups = defaults, param_groups
+
+
+def _with_names(values: dict[str, Any]) -> dict[str, Any]:
+    """A group of named parameters as torch makes it since 2.6: the names are an entry of their own."""
+    named = [item for item in values["params"] if isinstance(item, tuple)]
+    if not named:
+        return values
+    if len(named) < len(values["params"]):
+        i = next(i for i, item in enumerate(values["params"]) if not isinstance(item, tuple))
+        raise ValueError(f"params must all have names, or none: params[{i}] has none, params has {len(named)} names")
+    return {**values, "params": [param for _, param in named], "param_names": [name for name, _ in named]}
+
+
+def _check_names(session: Session, values: dict[str, Any]) -> None:
+    """Raises for a group with names beside groups without, or the other way round."""
+    has_names = "param_names" in values
+    if any(("param_names" in group) != has_names for group in session.groups):
+        got = "a group with names beside groups without" if has_names else "a group without names beside groups with"
+        raise ValueError(f"params must have names in all groups, or in none, got {got}: {shown(values['params'])}")
 
 
 def _check_keys(session: Session, group: dict[str, Any]) -> None:

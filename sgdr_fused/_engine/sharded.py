@@ -12,9 +12,12 @@ from .._messages import shown
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor. Where torch.distributed.tensor was never imported, there is none."""
-    module: Any = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
+    """Whether the tensor is a DTensor. Where torch.distributed.tensor was never imported, there is none.
+
+    In torch 2.4 the class is private. There it is refused, as other subclasses of Tensor are.
+    """
+    dtensor: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return dtensor is not None and isinstance(tensor, dtensor)
 
 
 def local_part(tensor: Tensor) -> Tensor:

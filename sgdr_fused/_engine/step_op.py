@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 from torch import Tensor
 
+from .. import _torch_versions
 from .compiling import untraced
 from .session import Session
 from .sharded import local_part, with_part
@@ -25,11 +26,7 @@ _number_of_modes = torch._C._len_torch_dispatch_stack
 
 def is_traced() -> bool:
     """Whether operators are written into a graph. They are not, where the function of one of them runs."""
-    if not _number_of_modes():
-        return False
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode  # takes long; where a graph is traced, it is there
-
-    return get_proxy_mode() is not None
+    return bool(_number_of_modes()) and _torch_versions.proxy_mode() is not None
 
 
 @untraced()

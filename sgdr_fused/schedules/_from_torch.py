@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from torch import Tensor
 from torch.optim import lr_scheduler as torch_schedulers
 
 from .. import _checks, _messages
@@ -117,6 +118,13 @@ def _check(scheduler: Any) -> None:
     groups, rates = len(scheduler.optimizer.param_groups), len(getattr(scheduler, "base_lrs", scheduler._last_lr))
     if groups != rates:
         raise ValueError(f"scheduler must know all groups of its optimizer, got one for {rates} of {groups} groups")
+    own_rates = zip(getattr(scheduler, "base_lrs", ()), scheduler.optimizer.param_groups, strict=False)
+    if any(isinstance(base, Tensor) and base is group["lr"] for base, group in own_rates):
+        raise ValueError(
+            f"scheduler must have base_lrs of its own, got {shown(scheduler)}, of which one is group['lr'] itself: "
+            "with a rate in a tensor, SequentialLR does that in some releases of torch, and loses the base rate. Make "
+            "the optimizer with a number"
+        )
     for part in parts_of(scheduler):
         _check(part)
 

@@ -19,6 +19,8 @@ from ._product import Product
 from ._ramps import Constant, LinearRamp, Polynomial
 from ._triangular import Triangular, TriangularMomentum
 
+_MOST_LATE_STEPS = 1000  # of which a Schedule is made one by one
+
 
 class NoClosedFormError(ValueError):
     """Why a scheduler has to be tabulated."""
@@ -153,11 +155,19 @@ def _warm_restarts(scheduler: Any, i: int, rate: float) -> Schedule:
     if T_cur != int(T_cur):
         raise NoClosedFormError(f"CosineAnnealingWarmRestarts stands between two steps, at T_cur={T_cur!r}")
     base_lr, T_mult, eta_min = float(scheduler.base_lrs[i]), scheduler.T_mult, scheduler.eta_min
-    if T_cur < T_i:
-        return CosineWarmRestarts(base_lr, int(T_i), T_mult, eta_min).shifted(int(T_cur))
-    # step(epoch) has taken the end of a cycle for one step more of it: the next step is one into the next cycle.
-    after = CosineWarmRestarts(base_lr, int(T_i) * T_mult, T_mult, eta_min).shifted(int(T_cur + 1) % int(T_i))
-    return Sequential([(Constant(rate), 1), after])
+    # step(epoch) has taken the end of a cycle for one step more of it. Up to torch 2.6, a scheduler that was made with
+    # last_epoch=n began n steps behind the start of its first cycle, which may be many cycles late.
+    late: list[tuple[Schedule, int]] = []
+    while T_cur >= T_i and len(late) < _MOST_LATE_STEPS:
+        late.append((Constant(rate), 1))
+        T_cur, T_i = T_cur + 1 - T_i, T_i * T_mult
+        rate = eta_min + (base_lr - eta_min) * (1 + math.cos(math.pi * T_cur / T_i)) / 2
+    if T_cur >= T_i:
+        raise NoClosedFormError(
+            f"CosineAnnealingWarmRestarts stands far behind the end of its cycle, at T_cur={T_cur!r}"
+        )
+    on_time = CosineWarmRestarts(base_lr, int(T_i), T_mult, eta_min).shifted(int(T_cur))
+    return Sequential([*late, on_time]) if late else on_time
 
 
 def _triangle(scheduler: Any) -> dict[str, Any]:

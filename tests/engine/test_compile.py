@@ -15,7 +15,7 @@ import pytest
 import torch
 from bits import bits
 from cases import TYPICAL, Case, ids, params_of, values
-from compiling import Compiled, attempts, fresh_compiler, pair
+from compiling import LOOKS_INTO_CALLS, Compiled, attempts, fresh_compiler, pair
 from networks import model
 from torch import Tensor, nn
 
@@ -73,7 +73,8 @@ def test_compiled_step(case: Case, change: Any) -> None:
             eager.step()
             step()
     assert [bits(p) for p in params_of(eager)] == [bits(p) for p in params_of(compiled)]
-    assert step.graphs == attempts() == 0
+    assert step.graphs == 0
+    assert LOOKS_INTO_CALLS or attempts() == 0
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__.strip("_"))
@@ -126,9 +127,11 @@ def test_nothing_is_compiled_anew() -> None:
             if t == 9:
                 opt.register_step_post_hook(lambda *_: None)
             function(values((6, 4), t))
-    assert (attempts(), function.graphs) == (seen, graphs)
+    assert function.graphs == graphs
+    assert LOOKS_INTO_CALLS or attempts() == seen
     assert opt.clock.item() == 105
-    assert sum("disable()`d function" in reason for reason in torch._dynamo.utils.counters["graph_break"]) == 1
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert sum("disable()" in reason and "step" in reason for reason in breaks) == 1
 
 
 def test_no_frame_of_the_package_is_compiled() -> None:

@@ -32,6 +32,13 @@ def training(model: nn.Module, opt: Any) -> Callable[[Tensor], Tensor]:
     return train
 
 
+def compiled_backward(compiler: Any) -> Any:
+    """A context in which this compiles the backward pass."""
+    module: Any = torch._dynamo.compiled_autograd
+    enable = getattr(module, "_enable", None) or module.enable  # the name of torch 2.4
+    return enable(compiler)
+
+
 def breaks() -> dict[str, int]:
     return dict(torch._dynamo.utils.counters["graph_break"])
 
@@ -71,7 +78,7 @@ def test_compiled_autograd(case: Case) -> None:
         first.zero_grad()
         second.zero_grad()
         expected = plain(values((6, 4), t))
-        with torch._dynamo.compiled_autograd._enable(torch.compile(backend=backend)):
+        with compiled_backward(torch.compile(backend=backend)):
             assert bits(function(values((6, 4), t))) == bits(expected)
     assert [bits(p) for p in first.parameters()] == [bits(p) for p in second.parameters()]
     assert torch._dynamo.utils.counters["compiled_autograd"]["captures"] == len(graphs) == 1

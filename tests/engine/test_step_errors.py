@@ -9,6 +9,7 @@ import pytest
 import torch
 from bits import snapshot
 from cases import DEVICE, SCHEDULES, TYPICAL, Case, ids, make_params, params_of, set_gradients, train
+from torch_features import needs_grad_dtype
 
 from sgdr_fused import FusedSGD
 
@@ -62,9 +63,11 @@ BROKEN: dict[str, tuple[Callable[[Any], None], str]] = {
     "parameter_overlaps": (_parameter_that_overlaps, "overlap|share memory"),
 }
 
+MARKS = {"complex": needs_grad_dtype, "dtype": needs_grad_dtype}
+
 
 @pytest.mark.parametrize("steps", [0, 2], ids=["first_step", "third_step"])
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=MARKS.get(how, ())) for how in BROKEN])
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_step_with_a_bad_gradient(case: Case, how: str, steps: int) -> None:
     break_it, says = BROKEN[how]

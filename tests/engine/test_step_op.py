@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from bits import bits, snapshot
-from cases import TYPICAL, Case, ids, make_params, params_of, values
+from cases import TYPICAL, Case, ids, params_of, values
 from networks import model
-from sharding import LAYOUTS, SHAPES, distributed, whole
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
-from worlds import World
 
 from sgdr_fused import FusedAdam, FusedSGD
-from sgdr_fused._engine.sharded import local_part, with_part
 from sgdr_fused.schedules import CosineWarmRestarts
 
 pytestmark = pytest.mark.once
@@ -118,13 +113,6 @@ def test_a_graph_whose_optimizer_has_other_parameters() -> None:
     assert snapshot(opt) == before
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = World(2)
-    yield world
-    world.close()
-
-
 class TrainsItself(nn.Module):
     """A module that steps its own optimizer, with gradients that it computes itself."""
 
@@ -148,28 +136,3 @@ def test_an_exported_program_holds_the_step() -> None:
     assert int(module.optimizers[0].clock) == 0
     program.module()(values((6, 4), 0))
     assert int(module.optimizers[0].clock) == 1
-
-
-def sharded(layout: str, in_graph: bool) -> dict[str, Any]:
-    """Five steps of sharded parameters, of which tracing takes the first."""
-    place = LAYOUTS[layout](dist.get_world_size())
-    plain = [param.detach() for param in make_params(SHAPES)]
-    params: list[Any] = [nn.Parameter(distributed(param, place(index, param))) for index, param in enumerate(plain)]
-    opt = FusedAdam(params, lr=SCHEDULE, max_grad_norm=0.5)
-
-    def train(scale: Tensor) -> None:
-        for param in params:
-            param.grad = with_part(param, local_part(param).detach() * scale)
-        opt.step()
-
-    step = make_fx(train)(torch.tensor(2.0)) if in_graph else train
-    for t in range(1 if in_graph else 0, 5):
-        step(torch.tensor(2.0 + t))
-    return {"params": [whole(param) for param in params], "norm": opt.grad_norm, "clock": int(opt.clock)}
-
-
-@pytest.mark.parametrize("layout", ["fsdp", "mixed"])
-def test_a_graph_takes_the_step_of_sharded_parameters(world: World, layout: str) -> None:
-    for graph, plain in zip(world.run(sharded, layout, True), world.run(sharded, layout, False), strict=True):
-        torch.testing.assert_close(graph, plain, rtol=0.0, atol=0.0)
-        assert plain["clock"] == 5

@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from torch import Tensor
+from torch_features import GRAD_DTYPE
 
 from .actions import GROUP, NUMBER, PARAM, Actions
 from .world import as_double
@@ -46,7 +47,7 @@ class Gradients(Actions):
     @rule(index=PARAM, dtype=st.sampled_from((torch.bfloat16, torch.float16)))
     def narrow_gradient(self, index: int, dtype: torch.dtype) -> None:
         p = self.world.param(index)
-        if p is not None and p.dtype == torch.float32:
+        if GRAD_DTYPE and p is not None and p.dtype == torch.float32:
             p.grad = self.world.random(p).to(dtype)
 
     @rule(index=PARAM)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from bits import bits
 from cases import DEVICE, DTYPES, assert_within, ids, make_params, params_of, train
+from torch_features import needs_late_sums
 
 from sgdr_fused import FusedAdagrad
 
@@ -53,6 +54,7 @@ def test_parameters_without_a_gradient_keep_theirs() -> None:
     assert_equal(*optimizers)
 
 
+@needs_late_sums
 def test_group_added_later() -> None:
     """Its state is made at its first update, from its own value; torch has the constructor's alone."""
     optimizers = pair(initial_accumulator_value=0.3)
@@ -71,6 +73,7 @@ def test_group_added_later() -> None:
     assert ours.state[own]["sum"].tolist() == [11.0] * 5
 
 
+@needs_late_sums
 def test_state_that_was_cleared_starts_again() -> None:
     optimizers = pair(initial_accumulator_value=0.3)
     for opt in optimizers:

@@ -70,6 +70,19 @@ def test_options_of_implementation_are_accepted_and_change_nothing(algorithm: An
     assert plain.backend == other.backend
 
 
+def test_names_for_some_are_refused() -> None:
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(
+        ValueError, match=r"^params must all have names, or none: params\[1\] has none, params has 1 names"
+    ):
+        FusedSGD([("weight", model.weight), model.bias], lr=0.1)
+    for first, second in ([("weight", model.weight)], [model.bias]), ([model.weight], [("bias", model.bias)]):
+        opt = FusedSGD(first, lr=0.1)
+        with pytest.raises(ValueError, match=r"^params must have names in all groups, or in none"):
+            opt.add_param_group({"params": second})
+        assert len(opt.param_groups) == 1
+
+
 def test_named_parameters_and_named_groups() -> None:
     model = torch.nn.Linear(3, 2, device=DEVICE)
     opt = FusedSGD(model.named_parameters(), lr=0.1)

@@ -26,9 +26,11 @@ from cases import (
     values,
 )
 from torch import Tensor, nn
+from torch_features import needs_grad_dtype
 
 from sgdr_fused import EMA, FusedSGD
 
+pytestmark = needs_grad_dtype
 STEPS = 3
 SIZES = SMALL_SIZES if PRETEND else (*SMALL_SIZES, 65537)
 SOME_SIZES = (0, 5, 2051, 16384 + 7)

@@ -8,6 +8,7 @@ import pytest
 import recorded_bits
 from cases import CASES, DEVICE, Case, ids
 from recorded_bits import VARIANTS, Variant
+from torch_features import GRAD_DTYPE, WITHOUT_GRAD_DTYPE
 
 RECORDS = json.loads(recorded_bits.RECORDS.read_text())[recorded_bits.kind()]
 RECORDED = [case for case in CASES if case.id in RECORDS["digests"]]  # the others were added later
@@ -21,4 +22,6 @@ RECORDED = [case for case in CASES if case.id in RECORDS["digests"]]  # the othe
 @pytest.mark.parametrize("variant", ids(VARIANTS))
 @pytest.mark.parametrize("case", ids(RECORDED))
 def test_bits_are_those_recorded(case: Case, variant: Variant) -> None:
+    if variant.inputs is recorded_bits.narrow and not GRAD_DTYPE:
+        pytest.skip(WITHOUT_GRAD_DTYPE)
     assert recorded_bits.digest(case, variant) == RECORDS["digests"][case.id][variant.id]

@@ -111,9 +111,15 @@ def test_rates_in_tensors() -> None:
     scheduler = SequentialLR(opt, [LinearLR(opt, 0.1, total_iters=10), CosineAnnealingLR(opt, 50)], [10])
     run(scheduler, 5)
     before = opt.param_groups[0]["lr"].clone()
-    converted = from_torch(scheduler)
-    assert opt.param_groups[0]["lr"] == before
-    assert_same(converted, run(scheduler, STEPS), "tensor")
+    if scheduler._schedulers[0].base_lrs[0] is opt.param_groups[0]["lr"]:  # a fault of some releases of torch
+        with pytest.raises(ValueError, match=r"base_lrs of its own, got .*number"):
+            from_torch(scheduler)
+        assert opt.param_groups[0]["lr"] == before
+    else:
+        converted = from_torch(scheduler)
+        assert opt.param_groups[0]["lr"] == before
+        assert_same(converted, run(scheduler, STEPS), "tensor")
+    opt = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor(0.1, dtype=torch.float64))
     multiplied = MultiplicativeLR(opt, lambda epoch: 0.9)
     with pytest.warns(UserWarning, match="tabulated"):
         assert from_torch(multiplied, num_steps=3)[0](2) == pytest.approx(0.81 * float(opt.param_groups[0]["lr"]))

@@ -34,6 +34,10 @@ class Compiled:
         return self._function(*args)
 
 
+# Up to torch 2.6, the compiler also looks at functions of Python and torch that a step calls; at each of them once.
+LOOKS_INTO_CALLS = not hasattr(torch._C._dynamo.eval_frame, "_FrameAction")
+
+
 def attempts() -> int:
     """How many frames the compiler has looked at so far."""
     return torch._dynamo.utils.counters["frames"]["total"]
