@@ -5,6 +5,7 @@ import sys
 from . import _former_modules, _torch_versions, schedules
 from ._engine.options import Options
 from .averages import EMA, refreshed_batch_norm
+from .no_decay import no_decay_groups
 from .optimizers.adadelta import FusedAdadelta
 from .optimizers.adagrad import FusedAdagrad
 from .optimizers.adam import FusedAdam, FusedAdamW
@@ -43,6 +44,7 @@ __all__ = [
     "SnapshotEnsemble",
     "hessian_free_lr",
     "lr_find",
+    "no_decay_groups",
     "refreshed_batch_norm",
     "schedules",
 ]

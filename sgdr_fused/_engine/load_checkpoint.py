@@ -13,6 +13,7 @@ from .._messages import shown, warn
 from ..schedules import Schedule
 from .algorithm import Algorithm
 from .algorithm_of import Kin, check_algorithm
+from .by_name import arranged, names_of
 from .checkpoint import read_all, skipped_steps
 from .hyperparameters import LR_SCALE, SCHEDULE_KEYS
 from .options import OPTIONS
@@ -33,7 +34,7 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
     """
     # Everything is made before anything is changed.
     take_over(session)
-    saved_groups = _checked_groups(session, state_dict)
+    saved_groups, moved = _checked_groups(session, state_dict)
     check_algorithm(kin, saved_groups)
     ours = session.groups
     groups = [
@@ -48,6 +49,8 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
         group[key] is not None for group in groups for key in SCHEDULE_KEYS.values()
     )
     _warn_of_replaced(ours, groups)
+    if moved is not None:
+        warn(moved)
     if clock is None and keeps_schedules:
         warn(
             f"the checkpoint has no clock; the Schedules go on from step {int(session.clock)}. "
@@ -75,14 +78,15 @@ def load_state_dict(session: Session, state_dict: dict[str, Any], kin: Kin) -> N
         raise
 
 
-def _checked_groups(session: Session, state_dict: dict[str, Any]) -> list[dict[str, Any]]:
+def _checked_groups(session: Session, state_dict: dict[str, Any]) -> tuple[list[dict[str, Any]], str | None]:
+    """The checkpoint's groups, arranged as ours are, and what to warn of once they are loaded."""
     for key, kind in (("state", dict), ("param_groups", list)):
         if not isinstance(state_dict.get(key), kind):
             raise ValueError(f"state_dict[{key!r}] must be a {kind.__name__}, got {shown(state_dict.get(key))}")
-    saved_groups = state_dict["param_groups"]
-    for i, saved in enumerate(saved_groups):
+    for i, saved in enumerate(state_dict["param_groups"]):
         if not isinstance(saved, dict) or not isinstance(saved.get("params"), (list, tuple)):
             raise ValueError(f"group {i} of the state_dict must be a dict with a list 'params', got {shown(saved)}")
+    saved_groups, moved = arranged(session.groups, state_dict["param_groups"])
     sizes = [len(group["params"]) for group in session.groups]
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
@@ -90,7 +94,7 @@ def _checked_groups(session: Session, state_dict: dict[str, Any]) -> list[dict[s
             f"state_dict must have {len(sizes)} param_groups of {shown(sizes)} parameters, "
             f"got {len(saved_sizes)} of {shown(saved_sizes)}"
         )
-    return saved_groups
+    return saved_groups, moved
 
 
 def _loaded_group(session: Session, i: int, group: dict[str, Any], saved: dict[str, Any]) -> Group:
@@ -114,6 +118,8 @@ def _loaded_group(session: Session, i: int, group: dict[str, Any], saved: dict[s
             continue
         values[key] = (schedule, *values[key][1:]) if isinstance(values[key], (tuple, list)) else schedule
     values["params"] = group["params"]
+    if names_of([group]) is not None:
+        values["param_names"] = group["param_names"]  # in the order of our parameters
     return adopted(session, Group(), values)
 
 
@@ -146,9 +152,11 @@ def _loaded_state(
 ) -> State:
     places: dict[Any, tuple[Tensor, tuple[str, ...], str]] = {}  # parameter, names of its states, where it is
     for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        own_names = names_of([group])
         for k, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
             names = tensor_names(session.algorithm, session.options, group, param)
-            places[key] = param, names, f"parameter {k} of group {i}"
+            called = f", {shown(own_names[0][k])}," if own_names else ""
+            places[key] = param, names, f"parameter {k} of group {i}{called}"
     state: dict[Any, Any] = {}
     for key, values in saved_state.items():
         if key not in places:

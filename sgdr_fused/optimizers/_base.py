@@ -280,8 +280,27 @@ class FusedOptimizer(Optimizer):
         ``step``; where it has none either, the clock stays too and a warning says how to set it.
         State tensors keep their own dtypes.
 
+        Where the optimizer and the checkpoint both have names (``param_names``, from ``model.named_parameters()``),
+        each state goes to the parameter of its name, in whatever order the parameters are. Otherwise states go by
+        position, as in torch. Prefixes of wrappers, such as ``module.`` and ``_orig_mod.``, count as no part of a name
+        where the names fit without them only. Each group takes the entries of that group of the checkpoint with which
+        it has the most parameters in common. A parameter that is in another group than before keeps its state, has
+        that group's hyperparameters from there on, and a warning says so.
+
         Raises:
-            ValueError: for a checkpoint that does not fit; nothing is changed.
+            ValueError: for a checkpoint that does not fit, naming the parameters or groups; nothing is changed.
+
+        Example:
+            >>> import torch
+            >>> from sgdr_fused import FusedSGD
+            >>> a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+            >>> trained = FusedSGD([("a", a), ("b", b)], lr=0.1, momentum=0.9)
+            >>> a.grad, b.grad = torch.tensor([1.0]), torch.tensor([2.0])
+            >>> trained.step()
+            >>> other = FusedSGD([("b", b), ("a", a)], lr=0.1, momentum=0.9)
+            >>> other.load_state_dict(trained.state_dict())
+            >>> other.state[a]["momentum_buffer"].item(), other.state[b]["momentum_buffer"].item()
+            (1.0, 2.0)
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {shown(state_dict)}")

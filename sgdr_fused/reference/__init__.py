@@ -44,6 +44,7 @@ from .schedules import shifted as shifted
 from .schedules import step as step
 from .schedules import table as table
 from .schedules import warmup as warmup
+from .schedules import warmup_stable_decay as warmup_stable_decay
 
 if TYPE_CHECKING:
 

@@ -71,6 +71,34 @@ def inverse_time(t: int, *, lr: float, k: float) -> float:
     return lr / (1 + k * t)
 
 
+def warmup_stable_decay(
+    t: int,
+    *,
+    max_lr: float,
+    num_warmup_steps: int,
+    num_stable_steps: int,
+    num_decay_steps: int,
+    warmup_type: str = "linear",
+    decay_type: str = "cosine",
+    min_lr_ratio: float = 0.0,
+) -> float:
+    """A rise from ``min_lr_ratio * max_lr`` to ``max_lr``, that rate for a while, and a decay to where the rise began.
+
+    Example:
+        >>> phases = {"num_warmup_steps": 2, "num_stable_steps": 1, "num_decay_steps": 2}
+        >>> [round(warmup_stable_decay(t, max_lr=1.0, decay_type="linear", **phases), 3) for t in range(7)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 0.0, 0.0]
+
+    Sources: Hu et al., "MiniCPM" (2024), section 4; the forms are those of Hugging Face's get_wsd_schedule.
+    """
+    min_lr = min_lr_ratio * max_lr
+    between = {"linear": linear_ramp, "cosine": half_cosine}
+    if t < num_warmup_steps:
+        return between[warmup_type](t, start=min_lr, end=max_lr, steps=num_warmup_steps)
+    past = t - num_warmup_steps - num_stable_steps
+    return max_lr if past <= 0 else between[decay_type](past, start=max_lr, end=min_lr, steps=num_decay_steps)
+
+
 def table(t: int, *, entries: Sequence[float]) -> float:
     """The entry of step ``t``, and the last one from there on."""
     return entries[min(t, len(entries) - 1)]

@@ -22,6 +22,7 @@ from ._product import Product
 from ._ramps import Constant, ExponentialRamp, HalfCosine, LinearRamp, Polynomial
 from ._table import Table
 from ._triangular import Triangular, TriangularMomentum
+from ._warmup_stable_decay import WarmupStableDecay
 
 __all__ = [
     "Constant",
@@ -46,5 +47,6 @@ __all__ = [
     "Triangular",
     "TriangularMomentum",
     "Warmup",
+    "WarmupStableDecay",
     "from_torch",
 ]

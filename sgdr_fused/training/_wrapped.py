@@ -8,9 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._messages import shown
-
-# The names under which wrappers hold the module: data parallel, torch.compile, FSDP, activation checkpointing.
-_INSIDE = frozenset(["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+from .._wrapper_names import plain_name
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -24,10 +22,6 @@ def bare(model: nn.Module) -> nn.Module:
             return model
 
 
-def _plain(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _INSIDE)
-
-
 def fitted(tensors: Mapping[str, Tensor], own: Mapping[str, Any], what: str) -> dict[str, Tensor]:
     """The tensors under the names of ``own``. Either may be of a wrapped model, with prefixes anywhere in its names.
 
@@ -36,7 +30,7 @@ def fitted(tensors: Mapping[str, Tensor], own: Mapping[str, Any], what: str) -> 
     """
     names = {name: name for name in own}
     if set(tensors) != set(own):
-        given, wanted = ({_plain(name): name for name in each} for each in (tensors, own))
+        given, wanted = ({plain_name(name): name for name in each} for each in (tensors, own))
         if len(given) == len(tensors) and len(wanted) == len(own):  # else a name does not tell which it is
             names = {name: given.get(plain, name) for plain, name in wanted.items()}
     missing = [name for name, source in names.items() if source not in tensors]

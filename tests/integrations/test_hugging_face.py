@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sgdr_fused import FusedAdamW, FusedSGD, lr_find
-from sgdr_fused.schedules import CosineWarmRestarts
+from sgdr_fused.schedules import CosineWarmRestarts, WarmupStableDecay
 from sgdr_fused.training import InStepScheduler
 
 # A warning that a test does not expect is an error.
@@ -262,3 +262,18 @@ def test_lr_finder(tmp_path: Path) -> None:
     assert 1e-7 < lr_find(trainer.model, trainer.optimizer, None, loader, **arguments).suggestion() < 10.0
     trainer.train()
     assert_same_steps(recorder, trained(tmp_path, ours())[1], rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("decay_type", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup_type", ["linear", "cosine"])
+def test_warmup_stable_decay_is_get_wsd_schedule(warmup_type: str, decay_type: str) -> None:
+    """Each argument has Hugging Face's name, and each step its rate."""
+    arguments: dict[str, Any] = {"num_warmup_steps": 7, "num_decay_steps": 20, "num_training_steps": 50}
+    arguments |= {"warmup_type": warmup_type, "decay_type": decay_type, "min_lr_ratio": 0.1}
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler, rates = transformers.get_wsd_schedule(optimizer, **arguments), []
+    for _ in range(60):
+        rates += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    assert WarmupStableDecay(0.3, **arguments).values(60).tolist() == pytest.approx(rates, rel=1e-12)

@@ -20,7 +20,7 @@ import torch
 from framework_trainings import REPLACED, assert_close, copy_gradients, replacements
 from warm_restarts import sgdr
 
-from sgdr_fused import EMA, FusedAdamW, lr_find
+from sgdr_fused import EMA, FusedAdamW, lr_find, no_decay_groups
 from sgdr_fused.schedules import CosineWarmRestarts, LinearRamp
 
 pytestmark = pytest.mark.once
@@ -298,3 +298,15 @@ def test_lr_finder() -> None:
     assert (opt.get_last_lr(), int(opt.clock)) == ([scale * SCHEDULE(5) for scale in scales], 5)
     assert all(group["lr_schedule"] == SCHEDULE for group in opt.param_groups)
     assert all(map(torch.equal, nets[0].parameters(), before.parameters()))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "resnet10t"])
+def test_no_decay_groups_are_timms(name: str) -> None:
+    """The same parameters, with what the model's own ``no_weight_decay()`` lists, and without what is frozen."""
+    net = timm_models.create_model(name)
+    next(net.parameters()).requires_grad_(False)
+    listed = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+    without, with_decay = timm_optim.param_groups_weight_decay(net, 0.05, no_weight_decay_list=listed)
+    for ours, theirs in zip(no_decay_groups(net, 0.05), (with_decay, without), strict=True):
+        assert ours["weight_decay"] == theirs["weight_decay"]
+        assert [id(param) for param in ours["params"]] == [id(param) for param in theirs["params"]]

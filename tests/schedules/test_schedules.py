@@ -35,6 +35,7 @@ from sgdr_fused.schedules import (
     Step,
     Triangular,
     Warmup,
+    WarmupStableDecay,
 )
 
 
@@ -135,6 +136,18 @@ WITH_TORCH: list[tuple[Schedule, Callable[[Any], Any]]] = [
         OneCycle(0.1, 300, 0.41, "linear", div_factor=5, final_div_factor=7, three_phase=True),
         lambda o: lr_scheduler.OneCycleLR(
             o, 0.1, 300, pct_start=0.41, anneal_strategy="linear", div_factor=5, final_div_factor=7, three_phase=True
+        ),
+    ),
+    (
+        WarmupStableDecay(0.1, 20, 100, 150, "linear", "linear", 0.25),
+        lambda o: lr_scheduler.SequentialLR(
+            o,
+            [
+                lr_scheduler.LinearLR(o, 0.25, 1.0, total_iters=20),
+                lr_scheduler.ConstantLR(o, 1.0),
+                lr_scheduler.LinearLR(o, 1.0, 0.25, total_iters=150),
+            ],
+            milestones=[20, 120],
         ),
     ),
     (

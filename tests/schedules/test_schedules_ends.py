@@ -28,6 +28,7 @@ from sgdr_fused.schedules import (
     Triangular,
     TriangularMomentum,
     Warmup,
+    WarmupStableDecay,
 )
 
 pytestmark = pytest.mark.once
@@ -44,6 +45,7 @@ CALM = Sequential([(LinearRamp(0.0, 0.1, 5), 5), (Constant(0.1), 4), Step(0.1, 3
         *((s, True) for s in (Triangular(0.1, 0.2, 3), TriangularMomentum(0.1, 0.2, 3), OneCycleMomentum(0.1, 0.2, 9))),
         *((s, False) for s in (Constant(0.1), LinearRamp(0.1, 0.2, 3), ExponentialRamp(0.1, 0.2, 3), Step(0.1, 3))),
         *((s, False) for s in (HalfCosine(0.1, 0.2, 3), Polynomial(0.2, 0.1, 3), MultiStep(0.1, (3, 4)))),
+        (WarmupStableDecay(0.1, 3, 4, 5), False),
         *((s, False) for s in (Exponential(0.1, 0.9), InverseTime(0.1, 0.1), Table((0.1, 0.2)), CALM)),
         (ONE.shifted(19), True),
         (ONE.shifted(20), False),
@@ -109,6 +111,9 @@ FALL = LinearRamp(0.1, 0.0, 50)
         (HalfCosine(0.1, 0.05, 70), None),
         (Polynomial(0.1, 0.0, 70), 70),
         (Polynomial(0.1, 0.05, 70), None),
+        (WarmupStableDecay(0.1, 3, 4, 5), 12),
+        (WarmupStableDecay(0.1, 3, 4, 5, min_lr_ratio=0.05), None),
+        (Sequential([(CYCLE, 5), WarmupStableDecay(0.1, 3, 4, 5)]), 17),
         (Table([0.1, 0.5, 0.0]), 2),
         (Table([0.1, 0.5, 0.1]), None),
         (Table([0.0]), None),

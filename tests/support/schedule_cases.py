@@ -37,6 +37,7 @@ from sgdr_fused.schedules import (
     Triangular,
     TriangularMomentum,
     Warmup,
+    WarmupStableDecay,
 )
 
 FAR = 10**12
@@ -148,6 +149,11 @@ ROWS = (
         (5, 20, 23, 24, 25, 26, 30),
     ),
     Row(Sequential((*((Constant(1 / (1 + k)), 1 + k % 3) for k in range(100)), Constant(0.0))), (1, 3, 6, 198, 199)),
+    Row(WarmupStableDecay(0.1, 20, 50, 30), (20, 70, 100)),
+    Row(WarmupStableDecay(0.3, 0, 0, 1, decay_type="linear"), (1,)),
+    Row(WarmupStableDecay(0.3, 7, 0, 40, "cosine", "linear", 0.1), (7, 47)),
+    Row(WarmupStableDecay(1 / 3, 0, 9, _LONG, min_lr_ratio=1e-3), (9, 9 + _LONG)),
+    Row(WarmupStableDecay(0.3, _LONG, FAR, 2**53 + 1, "cosine"), (_LONG, _LONG + FAR, _LONG + FAR + 2**53 + 1)),
 )
 SCHEDULES = [row.schedule for row in ROWS]
 
@@ -169,6 +175,7 @@ NO_POSITIVES = (0, 0.0, *NO_RATES)
 NO_LENGTHS = (0, -1, 1.5, 2.0, NAN, INF, True, "3", [3], 2**63)
 NO_STEPS = (-1, 1.5, NAN, True, "3", None, 2**63)
 NO_FACTORS = (-0.1, 1.5, NAN, INF, "1", None, True)
+NO_TYPES = ("cos", "1-sqrt", "", None, 1, ["linear"])
 NO_SCHEDULES = (0.1, None, "Constant(0.1)", Constant)
 _ONE_CYCLE = {
     "total_steps": (*NO_LENGTHS, None, 1),
@@ -245,6 +252,19 @@ FIELDS: dict[type[Schedule], tuple[dict[str, Any], dict[str, tuple[Any, ...]]]] 
         {"max_lr": NO_RATES, "div_factor": (*NO_POSITIVES, 1e-320), "final_div_factor": NO_POSITIVES, **_ONE_CYCLE},
     ),
     OneCycleMomentum: ({"base_momentum": 0.8, "max_momentum": 0.9, "total_steps": 10}, _ONE_CYCLE),
+    WarmupStableDecay: (
+        {"max_lr": 0.1, "num_warmup_steps": 3, "num_stable_steps": 4, "num_decay_steps": 5},
+        {
+            "max_lr": NO_RATES,
+            "num_warmup_steps": (*NO_STEPS, 2**61),
+            "num_stable_steps": (*NO_STEPS, 2**61),
+            "num_decay_steps": (*NO_LENGTHS, None, 2**61),
+            "warmup_type": NO_TYPES,
+            "decay_type": NO_TYPES,
+            "min_lr_ratio": NO_FACTORS,
+            "num_training_steps": (12, 7, 0, "12"),  # beside num_stable_steps
+        },
+    ),
     Table: (
         {"entries": (0.1, 0.2)},
         {"entries": (0.1, None, "12", [], [-0.1], [0.1, NAN], [INF], ["0.1"], [[0.1]], {0.1}), "num_steps": (3, 0)},

@@ -25,6 +25,7 @@ from sgdr_fused.schedules import (
     Triangular,
     TriangularMomentum,
     Warmup,
+    WarmupStableDecay,
 )
 
 # Any 64-bit integer may stand where a step is expected.
@@ -64,6 +65,8 @@ EXTREMES: list[Schedule] = [
     OneCycle(0.1, LAST, pct_start=1.0, three_phase=True).shifted(LAST),
     OneCycle(0.1, LAST, pct_start=0.0),
     OneCycleMomentum(0.1, 0.3, LAST, 0.5, "linear", three_phase=True),
+    WarmupStableDecay(0.1, LAST - 2, 1, 1, "cosine", "linear", 0.3),
+    WarmupStableDecay(0.1, 1, 1, LAST - 2).shifted(LAST),
     Warmup(CosineWarmRestarts(0.1, 10, 2), LAST),
     Warmup(Triangular(0.1, 0.3, LAST, LAST).shifted(LAST), LAST),
     Warmup(Warmup(Warmup(Step(0.1, 3), LAST), LAST), LAST),

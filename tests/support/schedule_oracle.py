@@ -204,6 +204,36 @@ def one_cycle_momentum(
     return _phases(t, corners, total_steps, pct_start, anneal_strategy)
 
 
+# --------------------------------------------------------------------------- warm-up, stable, decay
+
+
+def warmup_stable_decay(
+    t: int,
+    *,
+    max_lr: float,
+    num_warmup_steps: int,
+    num_stable_steps: int,
+    num_decay_steps: int,
+    warmup_type: str,
+    decay_type: str,
+    min_lr_ratio: float,
+) -> float:
+    """A factor between 0 and 1, then between min_lr_ratio and 1, then times the rate."""
+    decay_begin = num_warmup_steps + num_stable_steps
+    if num_warmup_steps <= t < decay_begin:
+        factor = mp.mpf(1)
+    elif t >= decay_begin + num_decay_steps:
+        factor = mp.mpf(0)
+    elif t < num_warmup_steps:
+        u = mp.mpf(t) / num_warmup_steps
+        factor = u if warmup_type == "linear" else (1 - mp.cos(mp.pi * u)) / 2
+    else:
+        u = mp.mpf(t - decay_begin) / num_decay_steps
+        factor = 1 - u if decay_type == "linear" else (1 + mp.cos(mp.pi * u)) / 2
+    lowest = mp.mpf(min_lr_ratio)
+    return float(mp.mpf(max_lr) * (lowest + (1 - lowest) * factor))
+
+
 # ------------------------------------------------------------------------- schedules of schedules
 
 Curve = Callable[[int], float]
