@@ -7,6 +7,7 @@
 #   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
 #   make test-integrations   trainings by Hugging Face, Lightning, timm and others, in an environment of its own, INTEGRATIONS_VENV
 #   make lint       ruff, mypy, clang-format
+#   make docs       the documentation's site, into out/site
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
 #                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
 #   make bench-instructions   counts the instructions of a step into docs/performance.md; needs valgrind
@@ -40,7 +41,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations lint bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations lint docs bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -71,6 +72,10 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES) $(EMULATION) $(wildcard benchmarks/*.c benchmarks/*.cpp)
+
+# The API is read from the sources, so nothing has to be built. What the variable silences is said in mkdocs.yml.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/installed-bench build
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH_ARGS) $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and the README's table from what `make bench` has kept in out/bench.csv.
+"""Writes docs/performance.md, and the README's figures and picture, from what `make bench` has kept in out/bench.csv.
 
 python benchmarks/report.py    writes them, the chart and docs/performance.csv anew, without timing anything
 """
@@ -24,13 +24,14 @@ def put(page: str, name: str, text: str) -> str:
 
 def write(text: str, to: Path = ROOT) -> None:
     """Writes all that is made from the text of the CSV file, into the project or a folder in its place."""
-    import chart  # here, because it needs matplotlib, which nothing else here does
+    import chart  # here, because they need matplotlib, which nothing else here does
+    import overview
 
     rows, stamp = from_csv(text)
     races = by_race(rows)
     parts = {
-        "bench": tables.headline(races, targets=False),
-        "bench: targets": tables.headline(races, targets=True),
+        "bench: gains": tables.gains(races),
+        "bench: targets": tables.headline(races),
         "bench: steps": tables.steps(races, "cosine"),
         "bench: one-cycle": tables.steps(races, "one-cycle"),
         "bench: missing": tables.missing(races),
@@ -50,6 +51,7 @@ def write(text: str, to: Path = ROOT) -> None:
         (to / path).write_text(page)
     (to / "docs" / "performance.csv").write_text(text)
     chart.draw(races, to / "docs" / "performance.png")
+    overview.draw(races, ROOT / "docs" / "digits.csv", to / "docs" / "overview.png")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,10 @@ def test_demo_distributed(make: Make) -> None:
     assert make("demo-distributed") == [*FIRST[:-1], "examples/distributed_demo.py"]
 
 
+def test_docs_need_no_extension(make: Make) -> None:
+    assert make("docs") == ["-m venv env", "pip .[build,docs]", "-m mkdocs build --strict"]
+
+
 @pytest.mark.parametrize(("interrupted", "rest"), [("venv", FIRST), ("pip", FIRST[1:]), ("build_ext", FIRST[2:])])
 def test_interrupted_it_goes_on_where_it_was(interrupted: str, rest: list[str], make: Make) -> None:
     for _ in range(2):
