@@ -46,6 +46,10 @@ GALLERY: dict[str, list[str]] = {
     ],
     "TriangularMomentum": ["TriangularMomentum(0.85, 0.95, step_size_up=50)"],
     "OneCycle": ["OneCycle(0.1, total_steps=400)", 'OneCycle(0.1, total_steps=400, anneal_strategy="linear")'],
+    "WarmupStableDecay": [
+        "WarmupStableDecay(0.1, num_warmup_steps=50, num_stable_steps=200, num_decay_steps=100)",
+        'WarmupStableDecay(0.1, 50, num_decay_steps=200, num_training_steps=350, decay_type="linear")',
+    ],
     "OneCycleMomentum": ["OneCycleMomentum(0.85, 0.95, total_steps=400)"],
     "Table": ["Table(lambda t: 0.1 * min(1, (t + 1) / 50) / (1 + t / 100) ** 0.5, num_steps=400)"],
     "Warmup": ["Warmup(CosineWarmRestarts(0.1, T_0=100), steps=50)"],

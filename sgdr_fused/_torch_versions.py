@@ -48,7 +48,8 @@ def break_graph(what: str, why: str) -> NoReturn:
     unimplemented: Any = exc.unimplemented
     if "gb_type" in inspect.signature(unimplemented).parameters:
         unimplemented(gb_type=what, context="", explanation=why, hints=[])
-    raise exc.Unsupported(f"{what}: {why}")  # up to torch 2.8
+    unsupported = exc.Unsupported(f"{what}: {why}")  # up to torch 2.8
+    raise unsupported
 
 
 def proxy_mode() -> Any:
