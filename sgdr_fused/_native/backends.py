@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +25,8 @@ from .._messages import warn
 from . import toolchain
 
 _lock = threading.RLock()
-_found: tuple[ModuleType | None, str] | None = None  # the extension, or why there is none; None before the search
+# The extension, and why there is none, or none of the ways that come before its own; None before the search.
+_found: tuple[ModuleType | None, str] | None = None
 _no_cuda: str | None = None  # why the extension that was loaded has no CUDA code
 _seen: set[str] = set()  # warnings that were shown
 
@@ -81,6 +83,36 @@ def backend_for(device: torch.device) -> str:
     return device.type
 
 
+class Choice(NamedTuple):
+    """What ``backend_for`` says of a device, and why."""
+
+    backend: str
+    why: str
+    file: str | None  # of the extension, if that computes the step
+
+
+def choice_for(device: torch.device) -> Choice:
+    """What computes a step for parameters on this device, and why. It warns of nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend, module = backend_for(device), load()
+    if backend != "reference":
+        assert module is not None
+        assert _found is not None
+        prebuilt = module.__name__ == "sgdr_fused._C"
+        why = "the prebuilt extension" if prebuilt else f"an extension that was built at first use, since:{_found[1]}"
+        return Choice(backend, why, module.__file__)
+    if device.type not in ("cpu", "cuda"):
+        why = "there is compiled code for the CPU and for CUDA alone"
+    elif os.environ.get("SGDR_FUSED_BACKEND") == "reference":
+        why = "SGDR_FUSED_BACKEND=reference is set"
+    elif module is None:
+        why = _found[1] if _found is not None else "the extension is being built"
+    else:
+        why = f"the extension has no CUDA code: {_no_cuda}"
+    return Choice(backend, why, None)
+
+
 def _is_running(function: Callable[[], None]) -> bool:
     """Whether this thread is inside the function. A signal handler's frame is above those that it interrupted."""
     frame: FrameType | None = sys._getframe()
@@ -93,10 +125,10 @@ def _look() -> None:
     global _found
     if _found is not None:  # another thread has searched in the meantime
         return
-    causes = []
+    causes: list[str] = []
     for name, attempt in (("prebuilt extension", _prebuilt), ("build at first use", _jit)):
         try:
-            _found = attempt(), ""
+            _found = attempt(), "".join(causes)
             return
         except _UnavailableError as error:
             causes.append(f"\n  {name}: {error}")
@@ -165,17 +197,22 @@ def _cached_or_built(with_cuda: bool) -> ModuleType:
     return _imported(name, library)
 
 
+def cache_root() -> Path:
+    """The folder of all extensions that were built at first use."""
+    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if not root:
+        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
+    return Path(root, "sgdr_fused")
+
+
 def _cache_folder(with_cuda: bool) -> Path:
     """One folder for each combination of what a binary depends on, beside those that torch caches."""
     depends_on = [toolchain.torch_id(torch), toolchain.source_hash(), repr(toolchain.flags(with_cuda))]
     if with_cuda:
         depends_on += [str(torch.version.cuda), toolchain.cuda_arch_list(torch)]
     digest = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:12]
-    root = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if not root:
-        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
     kind = "cuda" if with_cuda else "cpu"
-    return Path(root, "sgdr_fused", f"torch{torch.__version__}-{sysconfig.get_config_var('SOABI')}-{kind}-{digest}")
+    return Path(cache_root(), f"torch{torch.__version__}-{sysconfig.get_config_var('SOABI')}-{kind}-{digest}")
 
 
 @contextlib.contextmanager
