@@ -73,6 +73,17 @@ def _note_scheduler(session: Session, reader: FrameType) -> None:
         session.changes.note()  # so that the next step comes to where plans are made
 
 
+def written_by_scheduler(session: Session, writer: FrameType) -> bool:
+    """Whether one of torch's schedulers assigns a rate while a group has a Schedule. The next step refuses that.
+
+    Most write into the displayed rate, which is refused then too. CosineAnnealingWarmRestarts assigned up to torch 2.7.
+    """
+    if not _scheduled(session) or writer.f_globals.get("__name__") not in _SCHEDULERS:
+        return False
+    session.changes.note()
+    return True
+
+
 def check_scheduler(session: Session) -> None:
     """Raises where a scheduler was made over a Schedule."""
     scheduled = _scheduled(session)

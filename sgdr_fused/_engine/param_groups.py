@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..schedules import Schedule
 from . import displays, hyperparameters, states_only
 from .clock import Clock
 from .compiling import untraced
+from .frameworks import written_by_scheduler
 from .hyperparameters import LR_SCALE, SCHEDULE_KEYS, first, is_plain, scale_of, with_first
 from .options import OPTIONS
 from .session import Session
@@ -42,6 +44,8 @@ class Group(TrackedDict):
         entries: dict[str, Any] = {} if sessions else {key: value}  # without one this is a plain dict
         only_numbers = True
         for session in sessions:
+            if key == "lr" and session.scheduler and written_by_scheduler(session, sys._getframe(1)):
+                return
             found, numbers = assignment(session, self, key, entries.get(key, value), self)
             entries.update(found)
             if key == "lr" and displays.display_of(value) is None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
+from torch_features import DECOUPLED_ADAM
 
 from sgdr_fused import FusedAdam, reference
 
@@ -11,11 +15,25 @@ from ._bad_arguments import COMMON, OF_ADAM
 from ._declaration import Algorithm, Rule
 from ._options import CHOICES_OF_MOMENTS, of_adam
 
+
+class AdamOrAdamW(torch.optim.Adam):
+    """For torch before 2.7, whose Adam has no ``decoupled_weight_decay``: AdamW is Adam with that."""
+
+    __signature__ = inspect.signature(torch.optim.Adam)
+
+    def __new__(cls, *args: Any, decoupled_weight_decay: bool = False, weight_decay: float = 0, **kwargs: Any) -> Any:
+        made = torch.optim.AdamW if decoupled_weight_decay else torch.optim.Adam
+        return made(*args, weight_decay=weight_decay, **kwargs)
+
+
+AdamOrAdamW.__name__ = "Adam"  # as the tests of declarations want it
+
 ALGORITHM = Algorithm(
     name="adam",
     fused=FusedAdam,
-    torch=torch.optim.Adam,
+    torch=torch.optim.Adam if DECOUPLED_ADAM else AdamOrAdamW,
     in_torch=True,
+    beyond_torch={} if DECOUPLED_ADAM else {"decoupled_weight_decay": False},
     reference=reference.adam,
     defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
     rule=Rule("Adam", states=(2, 3)),

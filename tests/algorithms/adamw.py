@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch_features import DECOUPLED_ADAM
 
 from sgdr_fused import FusedAdamW, reference
 
@@ -16,6 +17,7 @@ ALGORITHM = Algorithm(
     fused=FusedAdamW,
     torch=torch.optim.AdamW,
     in_torch=True,
+    beyond_torch={} if DECOUPLED_ADAM else {"decoupled_weight_decay": True},  # an entry of its groups
     reference=reference.adam,
     defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "decoupled_weight_decay": True},
     rule=Rule("Adam", states=(2, 3)),

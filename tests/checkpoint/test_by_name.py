@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from named import SHAPES, Groups, grouped, parameters, states, train
 from torch import nn
 from torch.distributed.checkpoint import state_dict as distributed
+from torch_features import needs_named_parameters
 
 from sgdr_fused import EMA, FusedAdam, FusedAdamW, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts, LinearRamp
@@ -64,6 +65,7 @@ def test_any_order_of_parameters_and_groups(
     assert list(states(loaded, others).values()) == list(states(opt, params).values())
 
 
+@needs_named_parameters
 def test_a_checkpoint_of_torch_optim() -> None:
     params, others = parameters(), parameters()
     theirs = torch.optim.Adam(list(params.items()), lr=0.1)

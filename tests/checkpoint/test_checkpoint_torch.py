@@ -90,7 +90,7 @@ def test_layout_is_torchs(case: Case, steps: int) -> None:
     assert set(data) == set(expected)
     assert {i: set(s) for i, s in data["state"].items()} == {i: set(s) for i, s in expected["state"].items()}
     for group, peer in zip(data["param_groups"], expected["param_groups"], strict=True):
-        beyond = case.algorithm.beyond_torch
+        beyond = {key: case.hyper.get(key, value) for key, value in case.algorithm.beyond_torch.items()}
         assert set(group) == {*peer, *OURS, *beyond}
         assert {k: v for k, v in group.items() if k not in OURS} == {**peer, **beyond}
     for i, state in expected["state"].items():

@@ -130,8 +130,8 @@ def test_nothing_is_compiled_anew() -> None:
     assert function.graphs == graphs
     assert LOOKS_INTO_CALLS or attempts() == seen
     assert opt.clock.item() == 105
-    breaks = torch._dynamo.utils.counters["graph_break"]
-    assert sum("disable()" in reason and "step" in reason for reason in breaks) == 1
+    breaks = sum("disable()`d function" in reason for reason in torch._dynamo.utils.counters["graph_break"])
+    assert LOOKS_INTO_CALLS or breaks == 1
 
 
 def test_no_frame_of_the_package_is_compiled() -> None:

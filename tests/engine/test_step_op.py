@@ -15,6 +15,7 @@ from networks import model
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch_features import needs_export_of_steps
 
 from sgdr_fused import FusedAdam, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts
@@ -127,6 +128,7 @@ class TrainsItself(nn.Module):
         return loss
 
 
+@needs_export_of_steps
 def test_an_exported_program_holds_the_step() -> None:
     """torch.export traces with tensors that have no values, and so takes no step; the program takes one."""
     module = TrainsItself()

@@ -24,6 +24,7 @@ from cases import (
     rate,
     train,
 )
+from torch_features import DECOUPLED_ADAM
 
 from sgdr_fused.schedules import CosineWarmRestarts
 
@@ -63,7 +64,9 @@ def test_beside_torch(algorithm: Algorithm, options: dict[str, Any]) -> None:
     ours = algorithm.fused(params, lr=RATE, **options)
     theirs = algorithm.torch([torch.nn.Parameter(p.detach().cpu().clone()) for p in params], **options)
     steps_of_both(ours, theirs, range(30))
-    theirs = algorithm.torch(params_of(theirs))
+    # Before torch 2.7 it is the class, and no entry of a group, that says whether the decay is decoupled.
+    told = {} if DECOUPLED_ADAM else {key: options[key] for key in options if key == "decoupled_weight_decay"}
+    theirs = algorithm.torch(params_of(theirs), **told)
     theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
     steps_of_both(ours, theirs, range(30, 60))
     ours = algorithm.fused(params, lr=RATE)

@@ -25,11 +25,15 @@ def makes_sums_late() -> bool:
     return True
 
 
+DECOUPLED_ADAM = "decoupled_weight_decay" in inspect.signature(torch.optim.Adam).parameters  # since torch 2.7
 FSDP2 = dist.is_available() and hasattr(fsdp, "fully_shard")  # public since torch 2.6
 GRAD_DTYPE = hasattr(torch.Tensor, "grad_dtype")
 NAMED_PARAMETERS = "param_names" in inspect.getsource(torch.optim.Optimizer.add_param_group)  # since torch 2.6
 WITHOUT_GRAD_DTYPE = "in this torch, a gradient has the dtype of its parameter (Tensor has no grad_dtype)"
 
+needs_export_of_steps = pytest.mark.skipif(
+    torch.__version__ < (2, 5), reason="this torch cannot export operators that write to lists of tensors"
+)
 needs_grad_dtype = pytest.mark.skipif(not GRAD_DTYPE, reason=WITHOUT_GRAD_DTYPE)
 needs_late_sums = pytest.mark.skipif(not makes_sums_late(), reason="this torch's Adagrad makes no state at a step")
 needs_named_parameters = pytest.mark.skipif(not NAMED_PARAMETERS, reason="this torch.optim takes no named parameters")
