@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(rows: list[timing.Row]) -> str:
-    """The rows in Markdown, as in the README, with columns of equal widths."""
+    """The rows in Markdown, as in docs/performance.md, with columns of equal widths."""
     forms = list(rows[0].seconds)
     lines = [
         ["", "tensors", "parameters", *[form if form == timing.OURS else f"torch {form}" for form in forms], "ratio"]

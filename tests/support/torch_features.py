@@ -32,7 +32,7 @@ NAMED_PARAMETERS = "param_names" in inspect.getsource(torch.optim.Optimizer.add_
 WITHOUT_GRAD_DTYPE = "in this torch, a gradient has the dtype of its parameter (Tensor has no grad_dtype)"
 
 needs_export_of_steps = pytest.mark.skipif(
-    torch.__version__ < (2, 5), reason="this torch cannot export operators that write to lists of tensors"
+    torch.__version__ < (2, 7), reason="this torch cannot export operators that write to lists of tensors"
 )
 needs_grad_dtype = pytest.mark.skipif(not GRAD_DTYPE, reason=WITHOUT_GRAD_DTYPE)
 needs_late_sums = pytest.mark.skipif(not makes_sums_late(), reason="this torch's Adagrad makes no state at a step")
