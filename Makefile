@@ -2,7 +2,7 @@
 #
 #   make demo       train on handwritten digits: torch's optimizer and scheduler against FusedSGD
 #   make demo-distributed   kills a training of two processes, goes on with four, and compares the losses with those of one process
-#   make test       the test-suite
+#   make test       the test-suite, on one process for each core, eight at most; PYTEST_WORKERS=0 for a single one
 #   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
 #   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
 #   make test-integrations   trainings by Hugging Face, Lightning, timm and others, in an environment of its own, INTEGRATIONS_VENV
@@ -18,8 +18,8 @@
 #   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run,
 #                   --compiled for torch's compiled steps too
 #
-# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, BENCH_ARGS, and the
-# environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS. CUDA code is built
+# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, PYTEST_WORKERS, BENCH_ARGS,
+# and the environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS. CUDA code is built
 # where torch sees a GPU, and with FORCE_CUDA=1.
 
 PYTHON ?= python3
@@ -28,11 +28,18 @@ INTEGRATIONS_VENV ?= $(VENV)-integrations
 TORCH ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= auto
 FUZZ_SECONDS ?= 3600
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
+# Idle threads of one worker would keep a core of another one busy with waiting, if they did not sleep.
+ifeq ($(PYTEST_WORKERS),0)
+PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+PYTEST = OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
+endif
 SOURCES := $(shell find csrc -type f)
 EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done: what is installed, and how the extension
@@ -52,7 +59,7 @@ demo-distributed: $(VENV)/installed-demo build
 	$(BIN)/python examples/distributed_demo.py
 
 test: $(VENV)/installed-test build
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST)
 
 fuzz: $(VENV)/installed-test build
 	PYTHONPATH=.:tests:tests/support $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
@@ -87,13 +94,13 @@ convergence: $(VENV)/installed-convergence build
 	$(BIN)/python benchmarks/convergence.py $(BENCH_ARGS)
 
 test-emulated: $(VENV)/installed-test
-	SGDR_FUSED_TEST_DEVICE=emulated_cuda $(BIN)/python -m pytest $(PYTEST_ARGS)
+	SGDR_FUSED_TEST_DEVICE=emulated_cuda $(PYTEST)
 
 # The sanitizers' libraries have to be there before Python's. Python does not free everything at its end.
 SANITIZERS = $(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so))
 test-asan: $(VENV)/installed-test
 	SGDR_FUSED_TEST_DEVICE=emulated_cuda SGDR_FUSED_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 \
-	  LD_PRELOAD="$(SANITIZERS)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	  LD_PRELOAD="$(SANITIZERS)" $(PYTEST)
 
 test-gpu: $(VENV)/installed-test cuda-code
 	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ from .representation import with_schedules
 from .session import Session
 from .sharded import as_saved
 from .tracked import ParamState
+from .update_counts import count_of
 
 
 def state_dict(session: Session) -> dict[str, Any]:
@@ -59,20 +60,21 @@ def state_dict(session: Session) -> dict[str, Any]:
 
 def stepped_state(session: Session) -> dict[Any, Any]:
     """The state as plain dicts, without what no step has written: presence means a first step was taken."""
-    counted = [
-        state
-        for state in session.state.values()
-        if isinstance(state, ParamState) and state.steps is not None and not session.algorithm.has_step
-    ]
-    taken = read_all([state.steps for state in counted])
-    fresh = {id(state) for state, steps in zip(counted, taken, strict=True) if steps == 0}
+    counts: dict[tuple[Any, Any], Tensor] = {}
+    if not session.algorithm.has_step:
+        for param, state in session.state.items():
+            if isinstance(state, ParamState):
+                counts.update({(param, key): n for key, value in state.items() if (n := count_of(value)) is not None})
+    taken = read_all(list(counts.values()))
+    fresh = {entry for entry, updates in zip(counts, taken, strict=True) if updates == 0}
     result: dict[Any, Any] = {}
-    for key, state in session.state.items():
-        if id(state) in fresh:
-            state = {k: v for k, v in state.items() if k != state.counted}
-            if not state:
-                continue
-        result[key] = dict(state) if isinstance(state, dict) else state
+    for param, state in session.state.items():
+        if isinstance(state, dict):
+            written = {key: value for key, value in state.items() if (param, key) not in fresh}
+            if written or not state:
+                result[param] = written
+        else:
+            result[param] = state
     return result
 
 

@@ -16,6 +16,7 @@ from .plan import Pending
 from .reduction import Reduction
 from .session import Session
 from .tracked import ParamState
+from .update_counts import count_for, count_of
 from .validation import check_grad, check_param, check_state
 
 
@@ -79,8 +80,11 @@ class SpecBuilder:
             if key in BESIDE:
                 setattr(result, key, memory_of(entries[key]))
         if names:
-            self._count(result, old, entries, new, names[0] in present, name)
-        self._keep(param, old, entries, new, names[:1], result.steps)
+            counted = None if names[0] in new else count_of(entries[names[0]])
+            self._count(result, counted, entries, new, names[0] in present, name)
+            if result.steps is not None and not algorithm.has_step:
+                count_for(entries[names[0]], result.steps)
+        self._keep(param, old, entries, new)
         return result
 
     def finish(self) -> Pending:
@@ -92,31 +96,20 @@ class SpecBuilder:
             self.pending.append((state, {**self._new_states}))
         return self.pending
 
-    def _keep(
-        self,
-        param: Tensor,
-        old: ParamState | None,
-        entries: dict[str, Any],
-        new: dict[str, Any],
-        counted: tuple[str, ...],
-        steps: Tensor | None,
-    ) -> None:
-        state = old
-        if state is None:
+    def _keep(self, param: Tensor, old: ParamState | None, entries: dict[str, Any], new: dict[str, Any]) -> None:
+        if old is None:
             state = self._new_states[param] = ParamState(entries)
             for changes in self._session.state.told:
                 state.tell(changes)
         elif new:
-            if state.alias is not None:
-                self.pending.append((state.alias, new))
-            self.pending.append((state, new))
-        key = counted[0] if counted else None
-        state.count_for(key, None if key is None else entries.get(key), steps)
+            if old.alias is not None:
+                self.pending.append((old.alias, new))
+            self.pending.append((old, new))
 
     def _count(
         self,
         spec: ParamSpec,
-        old: ParamState | None,
+        counted: Tensor | None,
         entries: dict[str, Any],
         new: dict[str, Any],
         stepped: bool,
@@ -129,7 +122,7 @@ class SpecBuilder:
             if key is None:
                 continue
             in_state = number.in_state(algorithm)
-            value: Any = entries.get(key) if in_state else getattr(old, field, None)
+            value: Any = entries.get(key) if in_state else counted
             if value is None and in_state and stepped:
                 raise ValueError(f"state of {name} has {sorted(entries)} but lacks {key!r}")
             if not _is_number_on(spec.param.device, value):

@@ -173,26 +173,6 @@ class TrackedDict(dict[Any, Any]):
 class ParamState(TrackedDict):
     """The state of one parameter."""
 
-    _counted: tuple[str | None, Any, Tensor | None] = (None, None, None)
-
-    @property
-    def steps(self) -> Tensor | None:
-        """Updates behind it, where the algorithm's state has no ``step`` of its own.
-
-        None where that is not known, because the buffer that was counted for is no longer there.
-        """
-        key, buffer, steps = self._counted
-        return steps if self.get(key) is buffer else None
-
-    @property
-    def counted(self) -> str | None:
-        """The key of the buffer that the updates are counted for."""
-        return self._counted[0]
-
-    def count_for(self, key: str | None, buffer: Any, steps: Tensor | None) -> None:
-        """Lets `steps` count the updates behind `buffer`, which may not be an entry under `key` yet."""
-        self._counted = (key, buffer, steps)
-
 
 @untraced()
 class State(TrackedDict, defaultdict[Any, Any]):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.data import DataLoader
 
+from .._engine.update_counts import count_of
 from .._messages import shown
 from ..optimizers._base import FusedOptimizer
 from ._objects import attributes, data_objects, is_iterator, owners, refill, without_repeats
@@ -115,8 +116,8 @@ def _tensors(modules: list[nn.Module], optimizer: FusedOptimizer) -> list[Tensor
     tensors = [*params, *buffers, *(param.grad for param in params if param.grad is not None)]
     for state in optimizer.state.values():
         if isinstance(state, dict):
-            entries = (*state.values(), getattr(state, "steps", None))
-            tensors += [value for value in entries if isinstance(value, Tensor)]
+            entries = [value for value in state.values() if isinstance(value, Tensor)]
+            tensors += entries + [count for value in entries if (count := count_of(value)) is not None]
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 

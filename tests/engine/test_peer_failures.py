@@ -35,20 +35,13 @@ from cases import (
     train,
     values,
 )
+from courses import scaled_step
 
 from sgdr_fused.schedules import CosineWarmRestarts, Triangular
 
 pytestmark = pytest.mark.untracked
 
 TIGHT = 1e-12  # of float64
-
-
-def scaled_step(opt: Any, found_inf: float, scale: float = 1.0) -> None:
-    """What GradScaler.step does around a step of an optimizer that unscales by itself."""
-    opt.grad_scale = torch.tensor(scale, device=DEVICE)
-    opt.found_inf = torch.tensor(found_inf, device=DEVICE)
-    opt.step()
-    del opt.grad_scale, opt.found_inf
 
 
 @pytest.mark.parametrize("skipped", [1, 3])

@@ -69,6 +69,7 @@ def short(line: str) -> str:
     return "load" if "import backends" in line else line.replace("setup.py --quiet build_ext --inplace", "build")
 
 
+PARALLEL = "-m pytest -n auto --maxprocesses=8 --dist=worksteal"
 FIRST = ["-m venv env", "pip .[build,demo]", "build", "load", "examples/digits.py"]
 
 
@@ -79,9 +80,15 @@ def test_demo_installs_what_it_needs_and_once(make: Make) -> None:
 
 def test_each_command_adds_its_own_packages(make: Make) -> None:
     assert make("demo") == FIRST
-    assert make("test") == ["pip .[build,test]", "-m pytest"]
+    assert make("test") == ["pip .[build,test]", PARALLEL]
     assert make("bench") == ["pip .[build,bench]", "-m pytest benchmarks --benchmark-columns=median,iqr,rounds"]
     assert make("demo") == ["examples/digits.py"]
+
+
+def test_processes_that_run_the_tests(make: Make) -> None:
+    make("test")
+    assert make("test", "PYTEST_WORKERS=3", "PYTEST_ARGS=-k sgd") == [PARALLEL.replace("auto", "3") + " -k sgd"]
+    assert make("test", "PYTEST_WORKERS=0", "PYTEST_ARGS=-k sgd") == ["-m pytest -k sgd"]
 
 
 def test_demo_distributed(make: Make) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from bits import bits
-from cases import make_params, params_of, train
+from cases import DEVICE, make_params, params_of, train
 
 from sgdr_fused import FusedAdam, FusedSGD
 from sgdr_fused.schedules import CosineWarmRestarts
@@ -47,3 +47,11 @@ def assert_unharmed(habit: Callable[[Any], Any], kind: str, name: str = "sgd") -
         train(each, range(3))
     habit(opt)
     assert_same_course(opt, other, range(3, 6))
+
+
+def scaled_step(opt: Any, found_inf: float, scale: float = 1.0) -> None:
+    """What GradScaler.step does around a step of an optimizer that unscales by itself."""
+    opt.grad_scale = torch.tensor(scale, device=DEVICE)
+    opt.found_inf = torch.tensor(found_inf, device=DEVICE)
+    opt.step()
+    del opt.grad_scale, opt.found_inf

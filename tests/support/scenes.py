@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from sgdr_fused import lr_find
+from sgdr_fused._engine.update_counts import count_of
 from sgdr_fused.schedules import CosineWarmRestarts, LinearRamp
 
 
@@ -114,6 +115,11 @@ def scene(case: Case, rate: str = "schedule", steps_before: int = 3) -> Scene:
     return made
 
 
+def counts(optimizer: Any) -> list[Any]:
+    """The counts of updates that no state holds."""
+    return [count_of(value) for state in optimizer.state.values() for value in state.values()]
+
+
 def values(made: Scene) -> dict[str, Any]:
     """Everything that lr_find promises to restore, comparable with ==."""
     model, optimizer = made.model, made.optimizer
@@ -124,7 +130,7 @@ def values(made: Scene) -> dict[str, Any]:
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "modes": [module.training for module in model.modules()],
         "optimizer": snapshot(optimizer),
-        "steps": [None if s.steps is None else bits(s.steps) for s in optimizer.state.values()],
+        "steps": [None if n is None else bits(n) for n in counts(optimizer)],
         "keys": [[*optimizer.state], [list(group) for group in optimizer.param_groups]],
         "schedules": [group["lr_schedule"] for group in optimizer.param_groups],
         "scaling": [hasattr(optimizer, "grad_scale"), hasattr(optimizer, "found_inf")],
@@ -145,7 +151,8 @@ def identities(made: Scene) -> list[Any]:
         objects += [*module._parameters.values(), *module._buffers.values()]
     objects += [optimizer.state, optimizer.param_groups, *optimizer.param_groups]
     for state in optimizer.state.values():
-        objects += [state, *state.values(), state.steps]
+        objects += [state, *state.values()]
+    objects += counts(optimizer)
     for group in optimizer.param_groups:
         objects += [group["params"], *(value for value in group.values() if isinstance(value, Tensor))]
     return objects
