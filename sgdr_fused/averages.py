@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from . import _checks
 from ._messages import shown
+from .schedules import Constant, InverseTime, Schedule, Sequential
 
 __all__ = ["EMA", "refreshed_batch_norm"]
 
@@ -21,13 +23,22 @@ __all__ = ["EMA", "refreshed_batch_norm"]
 class EMA:
     """``average=EMA(decay)``: an optimizer keeps an exponential moving average of the weights.
 
-    After each step, with ``p`` as the step has left it::
+    After each step ``t`` from step ``start`` on, with ``p`` as the step has left it and ``n = t - start``::
 
         average = p                                        the first time
-        average = decay * average + (1 - decay) * p        later
+        average = d * average + (1 - d) * p                later
+
+        d = decay                                          without warmup
+        d = min(decay, (1 + n) / (warmup + n))             with it
+
+    A high ``decay`` keeps much of the first weights for a long time. The warm-up lets the average forget them sooner:
+    at first it is over about the last ``n / warmup`` of ``n`` steps.
 
     Args:
         decay: in [0, 1); 0.999 averages over about the last 1,000 steps.
+        warmup: finite, >= 1, and 10 is usual; at 1 there is no warm-up. None: no warm-up.
+        start: the first step that is averaged, by the optimizer's clock; an integer >= 0. Before it, the averages cost
+            no time, and ``swap_average`` raises.
 
     Raises:
         ValueError, TypeError: naming the argument and its value.
@@ -42,15 +53,37 @@ class EMA:
         ...     optimizer.step()
         >>> weight.item(), optimizer.state[weight]["average"].item()
         (2.0, 1.25)
+        >>> EMA(0.999, warmup=10, start=1000)
+        EMA(decay=0.999, warmup=10.0, start=1000)
 
     Source: Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in its exponential
-    form; ``torch.optim.swa_utils.get_ema_multi_avg_fn``.
+    form; ``torch.optim.swa_utils.get_ema_multi_avg_fn``; the warm-up is that of ``num_updates`` in TensorFlow's
+    ``ExponentialMovingAverage``, which has ``warmup=10``.
     """
 
     decay: float
+    warmup: float | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay", _checks.between("decay", self.decay, 0.0, 1.0, high_open=True))
+        if self.warmup is not None:
+            object.__setattr__(self, "warmup", _checks.between("warmup", self.warmup, 1.0, math.inf, high_open=True))
+        object.__setattr__(self, "start", _checks.integer("start", self.start, 0))
+
+    @property
+    def _weight(self) -> float | Schedule:
+        """``1 - d``, and 0 where nothing is averaged: a number where it is the same at each step."""
+        parts: list[Any] = [(Constant(0.0), self.start)] if self.start else []
+        if self.warmup is not None and (steps := self._warmup_steps(self.warmup)):
+            parts.append((InverseTime((self.warmup - 1) / self.warmup, 1 / self.warmup), steps))
+        last = 1 - self.decay
+        return Sequential([*parts, Constant(last)]) if parts else last
+
+    def _warmup_steps(self, warmup: float) -> int:
+        """How many steps have ``(warmup - 1) / (warmup + n) > 1 - decay``."""
+        steps = (warmup - 1) / (1 - self.decay) - warmup
+        return math.ceil(min(max(steps, 0.0), _checks.MAX_STEP - self.start))
 
 
 Average: TypeAlias = EMA | Literal["cycle"] | None

@@ -215,7 +215,9 @@ def _average_of(session: Session, device: torch.device) -> AverageSpec | None:
     if average is None:
         return None
     if isinstance(average, EMA):
-        return AverageSpec(1.0 - average.decay, False, session.counts.on(device))
+        weight = average._weight
+        known = weight if isinstance(weight, float) else weight._compiled
+        return AverageSpec(known, False, session.counts.on(device))
     schedule = cycles.schedule_of(session.groups)
     assert schedule is not None  # checked before
     return AverageSpec(schedule._compiled_cycle_ends, True, session.counts.on(device))

@@ -98,7 +98,9 @@ class ReferencePlan:
             return 0.0
         count = int(session.counts.on(self.device))
         if isinstance(average, EMA):
-            return 1.0 - average.decay if count else 1.0
+            weight = average._weight
+            now = weight if isinstance(weight, float) else weight(clock)
+            return now if count or not now else 1.0
         schedule = schedule_of(session.groups)
         assert schedule is not None  # checked where this was made
         return 1.0 / (count + 1) if schedule.is_cycle_end(clock) else 0.0

@@ -38,7 +38,7 @@ def swapped(session: Session) -> Iterator[None]:
     if _is_swapped(session):
         raise RuntimeError("swap_average() inside swap_average()")
     if int(session.n_averaged) == 0:
-        what = "no cycle has ended" if average == "cycle" else "no step was taken"
+        what = "no cycle has ended" if average == "cycle" else f"no step was taken from step {average.start} on"
         raise RuntimeError(f"swap_average() has no averages: n_averaged is 0, {what}")
     if session.has_aliases:
         session.take_over_aliases()

@@ -7,8 +7,8 @@ any other error does not count, nor does one that fails on the sources as they a
 has to notice, because all of them would take an hour. Most run on the emulated kernels.
 Each refers to the code by its text, and to the tests by the name of their file, in whichever folder. test_mutations.py
 checks that both are there.
-Some only show where accesses are ordered as loosely as a GPU's: for them, --gpu-runner is a command that runs a program
-on a pretend GPU which tracks races.
+Some only show where accesses are ordered as loosely as a GPU's: for them, --gpu-runner is a command, with an absolute
+path, that runs a program on a pretend GPU which tracks races.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_an_error_for_a_norm_cannot_be_captured() -> None:
 
 
 @pytest.mark.untracked
-@pytest.mark.parametrize("average", ids(["cycle", EMA(0.9)]))
+@pytest.mark.parametrize("average", ids(["cycle", EMA(0.9), EMA(0.9, warmup=3, start=1)]))
 @pytest.mark.parametrize("case", ids(TYPICAL))
 def test_replays_through_one_cycle_with_averages(case: Case, average: Any) -> None:
     """The rate, the momentum that moves against it, and the average of the weights where cycles end."""

@@ -275,6 +275,12 @@ def test_representation() -> None:
     opt = sgd(max_grad_norm=1.0, average=EMA(0.5))
     train(opt, range(2))
     text = repr(opt)
-    for shown in (f"lr: {SCHEDULE!r}", "max_grad_norm: 1.0", "average: EMA(decay=0.5)", "clock: 2", "momentum: 0.5"):
+    for shown in (
+        f"lr: {SCHEDULE!r}",
+        "max_grad_norm: 1.0",
+        "average: EMA(decay=0.5, warmup=None, start=0)",
+        "clock: 2",
+        "momentum: 0.5",
+    ):
         assert shown in text
     assert "_schedule" not in text and "skip_nonfinite" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -35,13 +36,18 @@ from sgdr_fused.schedules import Constant, CosineWarmRestarts
 
 STEPS = 13  # three cycles of SCHEDULES[0], of 3, 6 and 12 steps, but for the last steps of the third
 SGDR = SCHEDULES[0]
-AVERAGES = ("cycle", EMA(0.7))
+AVERAGES = ("cycle", EMA(0.7), EMA(0.7, warmup=4), EMA(0.7, start=3), EMA(0.9, warmup=2.5, start=2))
 SIZES = (5, 0, 33)
 
 
 def due(average: Any, t: int) -> bool:
     """Whether step t is averaged: computed from the lengths of the cycles, not by the schedule."""
-    return average != "cycle" or t in (2, 8, 20)
+    return t in (2, 8, 20) if average == "cycle" else t >= average.start
+
+
+def decay_at(average: EMA, t: int) -> float:
+    n = t - average.start
+    return average.decay if average.warmup is None else min(average.decay, (1 + n) / (average.warmup + n))
 
 
 class Expected:
@@ -50,17 +56,20 @@ class Expected:
     def __init__(self, average: Any) -> None:
         self.average = average
         self.seen: list[Tensor] = []
+        self.steps: list[int] = []
 
     def see(self, param: Tensor, t: int) -> None:
         if due(self.average, t):
             self.seen.append(param.detach().cpu().double().clone())
+            self.steps.append(t)
 
     def value(self) -> Tensor:
         if self.average == "cycle":
             return torch.stack(self.seen).mean(0)
         value = self.seen[0]
-        for each in self.seen[1:]:
-            value = self.average.decay * value + (1 - self.average.decay) * each
+        for t, each in zip(self.steps[1:], self.seen[1:], strict=True):
+            decay = decay_at(self.average, t)
+            value = decay * value + (1 - decay) * each
         return value
 
     def check(self, actual: Tensor, name: str) -> None:
@@ -88,7 +97,7 @@ def test_against_what_was_seen(case: Case, dtype: torch.dtype, average: Any) -> 
             each.see(param, t)
             each.check(opt.state[param]["average"], f"size {param.numel()}, step {t}")
         assert int(opt.n_averaged) == len(expected[0].seen)
-    assert len(expected[0].seen) == (2 if average == "cycle" else STEPS)
+    assert len(expected[0].seen) == (2 if average == "cycle" else STEPS - average.start)
 
 
 @pytest.mark.parametrize("case", ids(TYPICAL))
@@ -100,7 +109,7 @@ def test_the_steps_are_those_without_averages(case: Case) -> None:
         results.append(
             [[bits(v) for v in (p, *(s for k, s in opt.state[p].items() if k != "average"))] for p in params_of(opt)]
         )
-    assert results[0] == results[1] == results[2]
+    assert all(result == results[0] for result in results)
 
 
 @pytest.mark.parametrize("kind", ["cycle", "ema"])
@@ -175,7 +184,7 @@ def test_skipped_steps_do_not_count(average: Any) -> None:
                 del opt.found_inf
             train(opt, [t])
         results.append(snapshot(opt))
-        assert int(opt.n_averaged) == (2 if average == "cycle" else STEPS)
+        assert int(opt.n_averaged) == (2 if average == "cycle" else STEPS - average.start)
     assert results[0] == results[1]
 
 
@@ -315,6 +324,37 @@ def test_bad_averages(average: Any) -> None:
 def test_bad_decays(decay: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="decay must be"):
         EMA(decay)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.99, -10, float("nan"), float("inf"), "10", True])
+def test_bad_warmups(warmup: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="warmup must be"):
+        EMA(0.9, warmup=warmup)
+
+
+@pytest.mark.parametrize("start", [-1, 1.5, 2**62, None, "3", True])
+def test_bad_starts(start: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="start must be"):
+        EMA(0.9, start=start)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("start", [0, 7])
+@pytest.mark.parametrize("warmup", [None, 1, 1 + 1e-9, 1.5, 10, 1e6, 1e300])
+@pytest.mark.parametrize("decay", [0.0, 0.1, 0.5, 0.9, 0.999, 1 - 2**-53])
+def test_weight_of_each_step(decay: float, warmup: float | None, start: int) -> None:
+    """In exact fractions. Near the end of the warm-up both branches are nearly equal."""
+    weight = EMA(decay, warmup, start)._weight
+    last = int(max(0.0, min((decay * (warmup or 1) - 1) / (1 - decay), 1e15)))
+    for n in {*range(-start, 30), *range(max(last - 3, 0), last + 4), 10**17}:
+        actual = weight if isinstance(weight, float) else weight(start + n)
+        if n < 0:
+            assert actual == 0.0
+            continue
+        d = Fraction(decay)
+        if warmup is not None:
+            d = min(d, Fraction(1 + n) / (Fraction(warmup) + n))
+        assert abs(Fraction(actual) - (1 - d)) <= Fraction(2e-15) * (1 - d), n
 
 
 def test_cycles_need_a_schedule() -> None:

@@ -64,11 +64,14 @@ def test_before_there_are_averages() -> None:
     opt = FusedSGD(make_params(SIZES), lr=SCHEDULES[0])
     with pytest.raises(RuntimeError, match="this one has average=None"), opt.swap_average():
         pass
-    for average, what in (("cycle", "no cycle has ended"), (EMA(0.9), "no step was taken")):
+    for average, what in (("cycle", "no cycle has ended"), (EMA(0.9, start=2), "no step was taken from step 2 on")):
         opt = FusedSGD(make_params(SIZES), lr=SCHEDULES[0], average=average)
         with pytest.raises(RuntimeError, match=f"n_averaged is 0, {what}"), opt.swap_average():
             pass
-    train(opt, [0])
+    train(opt, range(2))
+    with pytest.raises(RuntimeError, match="n_averaged is 0"), opt.swap_average():
+        pass
+    train(opt, [2])
     with opt.swap_average():
         pass
 
