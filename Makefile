@@ -6,6 +6,8 @@
 #   make fuzz       for an hour (FUZZ_SECONDS): what users do between steps, in sequences that no other run makes; FUZZ_ARGS=--help
 #   make test-interrupts   an interrupt at every line of the package that an action runs through; `make test` tries a sample
 #   make test-integrations   trainings by Hugging Face, Lightning, timm and others, in an environment of its own, INTEGRATIONS_VENV
+#   make test-torch-matrix   the test-suite with each minor version of torch, TORCHS for some of them: writes docs/support.md
+#   make first-minutes   times installing, the first step, the demo and the tests in an empty home: writes docs/support.md
 #   make lint       ruff, mypy, clang-format
 #   make docs       the documentation's site, into out/site
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
@@ -26,6 +28,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INTEGRATIONS_VENV ?= $(VENV)-integrations
 TORCH ?=
+TORCHS ?=
 GPU_RUNNER ?=
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= auto
@@ -48,7 +51,7 @@ EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations lint docs bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations test-torch-matrix first-minutes lint docs bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -73,6 +76,12 @@ test-integrations:
 
 integrations: $(VENV)/installed-integrations build
 	$(GPU_RUNNER) $(BIN)/python -m pytest tests/integrations $(PYTEST_ARGS)
+
+test-torch-matrix: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/torch_matrix.py $(TORCHS) $(if $(PYTEST_ARGS),--pytest-args="$(PYTEST_ARGS)") $(if $(GPU_RUNNER),--gpu-runner="$(GPU_RUNNER)")
+
+first-minutes: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/first_minutes.py
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
