@@ -16,6 +16,7 @@
 #   make convergence   trains under each schedule and writes docs/convergence.md: a quarter of an hour; BENCH_ARGS=--smoke for a short run
 #   make test-emulated   the test-suite on the CUDA kernels, which the host compiler builds and tests/emulation runs
 #   make test-asan       the same under AddressSanitizer and UBSan
+#   make test-aarch64   the CPU's loops, built for aarch64 and run by qemu, leave the bits of the extension here; needs a cross compiler and qemu
 #   make test-gpu   the test-suite with device="cuda"; GPU_RUNNER is put in front of the command
 #   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run,
 #                   --compiled for torch's compiled steps too
@@ -44,14 +45,14 @@ else
 PYTEST = OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 endif
 SOURCES := $(shell find csrc -type f)
-EMULATION := $(shell find tests/emulation -name '*.h' -o -name '*.cpp')
+EMULATION := $(shell find tests/emulation tests/machines -name '*.h' -o -name '*.cpp')
 # Recorded in the environment, so that a call with others does not pass for done: what is installed, and how the extension
 # is built. Whether there is a GPU is told by its driver's files, which takes no time, and which of them torch sees by the
 # variable.
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations test-torch-matrix first-minutes lint docs bench bench-instructions convergence test-emulated test-asan test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations test-torch-matrix first-minutes lint docs bench bench-instructions convergence test-emulated test-asan test-aarch64 aarch64-tools test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -110,6 +111,14 @@ SANITIZERS = $(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name
 test-asan: $(VENV)/installed-test
 	SGDR_FUSED_TEST_DEVICE=emulated_cuda SGDR_FUSED_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$(SANITIZERS)" $(PYTEST)
+
+test-aarch64: aarch64-tools $(VENV)/installed-test build
+	$(BIN)/python -m pytest tests/machines $(PYTEST_ARGS)
+
+# The tests are skipped where these programs are missing. Who asks for them by name wants to hear of it.
+aarch64-tools:
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do \
+	  command -v $$tool > /dev/null || { echo "$$tool not found: apt install g++-aarch64-linux-gnu qemu-user"; exit 1; }; done
 
 test-gpu: $(VENV)/installed-test cuda-code
 	SGDR_FUSED_TEST_DEVICE=cuda $(GPU_RUNNER) $(BIN)/python -m pytest $(PYTEST_ARGS)
