@@ -78,7 +78,7 @@ def headline(races: Races) -> str:
         form = best.implementation.removeprefix("torch ")
         cells = [name, ours.tensors, f"{ours.parameters:,}", form, duration(best.median_us), duration(ours.median_us)]
         body.append([*cells, within(best), number(TARGETS[key][workload])])
-    head = ["", "tensors", "parameters", "best of torch's", "it takes", "sgdr_fused", "ratio (80 % within)", "aim"]
+    head = ["", "tensors", "parameters", "torch's best form", "its time", "sgdr_fused", "ratio (80 % within)", "aim"]
     return table(head, body)
 
 
@@ -141,7 +141,7 @@ def limits(races: Races) -> str:
         speeds = [f"{row.gb_per_s:.1f}" for row in (limit, ours, best)]
         shares = [f"{row.share_of_limit:.0%}" for row in (ours, best)]
         body.append((name, ours.bytes_per_parameter, duration(limit.median_us), *speeds, *shares))
-    head = ("", "bytes a parameter", "the limit", "GB/s there", "GB/s of sgdr_fused", "GB/s of torch's best")
+    head = ("", "bytes a parameter", "the limit", "GB/s of the limit", "GB/s of sgdr_fused", "GB/s of torch's best")
     return table((*head, "share of the limit, sgdr_fused", "torch's best"), body)
 
 

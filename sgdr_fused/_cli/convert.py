@@ -2,15 +2,16 @@
 
 CHECKPOINT is a file of torch.save: a dict that holds an optimizer's state_dict, and a scheduler's, under keys of any
 names. The scheduler's goes into the optimizer's as Schedules and a clock, or comes out of it, and everything else
-stays as it is. A file that is an optimizer's state_dict itself becomes one too; with a scheduler of torch's it becomes
-a dict with the keys "optimizer" and "scheduler".
+stays as it is. In a file of Lightning, the keys of its states are optimizer_states[0], lr_schedulers[0] and so on.
+A file that is an optimizer's state_dict itself becomes one too; with a scheduler of torch's it becomes a dict with the
+keys "optimizer" and "scheduler".
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import pickle
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from .to_torch import is_ours, to_torch
 from .torch_states import CLASSES, is_scheduler_state
 
 OPTIMIZER, SCHEDULER = "optimizer", "scheduler"  # keys of what has to be added to a file
+OPTIMIZERS, SCHEDULERS = "optimizer_states", "lr_schedulers"  # lists of states, in a file of Lightning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"-o must be a file, got the folder {output}")
     if output.exists() and not args.force:
         raise CommandError(f"-o {output} exists; --force overwrites it")
-    held = _loaded(args.checkpoint)
+    file = _loaded(args.checkpoint)
+    held = _opened(file)
     key = _key(held, args.optimizer_key, _is_optimizer_state, "--optimizer-key", "an optimizer's state_dict")
     optimizer = held if key is None else held[key]
     ours = is_ours(optimizer)
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     except UNUSABLE as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise CommandError(f"what {args.checkpoint} holds cannot be converted: {reason}") from error
-    _save(result, output)
+    _save(_closed(result, file), output)
     print("\n".join([f"{output}: for {'torch.optim' if ours else 'sgdr_fused'}", *[f"  {each}" for each in said]]))
     return 0
 
@@ -85,7 +88,7 @@ def _with_our_state(
         return converted, said
     if scheduler_key is not None:
         said.append(f"the entry {scheduler_key!r} is left out, since the optimizer's state holds what it said")
-    return {k: converted if k == key else v for k, v in held.items() if k != scheduler_key or k == key}, said
+    return {k: converted if k == key else v for k, v in held.items() if k != scheduler_key}, said
 
 
 def _with_torch_states(
@@ -95,19 +98,53 @@ def _with_torch_states(
         if given:
             raise CommandError(f"{option} is about a scheduler of torch's that is converted to ours")
     converted, scheduler, said = to_torch(optimizer)
-    if key is None:
-        return converted if scheduler is None else {OPTIMIZER: converted, SCHEDULER: scheduler}, said
-    result = {k: converted if k == key else v for k, v in held.items()}
-    if scheduler is not None:
-        scheduler_key = args.scheduler_key or SCHEDULER
-        if held.get(scheduler_key):  # of an InStepScheduler it is empty
-            raise CommandError(
-                f"the scheduler's state is written to {scheduler_key!r}, which {args.checkpoint} already has: name "
-                "another key with --scheduler-key"
-            )
-        result[scheduler_key] = scheduler
-        said.append(f"the scheduler's state is under {scheduler_key!r}")
+    if scheduler is None:
+        return converted if key is None else {**held, key: converted}, said
+    result = {OPTIMIZER: converted} if key is None else {**held, key: converted}
+    usual = _free_entry(held) if str(key).startswith(f"{OPTIMIZERS}[") else SCHEDULER
+    scheduler_key = args.scheduler_key or usual
+    if usual != SCHEDULER and scheduler_key != usual and scheduler_key not in held:
+        raise CommandError(
+            f"--scheduler-key must be {usual!r}, since a file of Lightning has a list, got {scheduler_key!r}"
+        )
+    if result.get(scheduler_key) not in (None, {}):  # of an InStepScheduler it is empty
+        raise CommandError(
+            f"the scheduler's state is written to {scheduler_key!r}, which has something else already: name another "
+            "key with --scheduler-key"
+        )
+    result[scheduler_key] = scheduler
+    said.append(f"the scheduler's state is under {scheduler_key!r}")
     return result, said
+
+
+def _opened(file: dict[Any, Any]) -> dict[Any, Any]:
+    """Of a file of Lightning, with each state in its lists as an entry of its own; another file as it is."""
+    if not all(isinstance(file.get(name), list) for name in (OPTIMIZERS, SCHEDULERS)):
+        return file
+    held: dict[Any, Any] = {}
+    for key, value in file.items():
+        held |= (
+            {f"{key}[{i}]": state for i, state in enumerate(value)} if key in (OPTIMIZERS, SCHEDULERS) else {key: value}
+        )
+    return held
+
+
+def _closed(held: dict[Any, Any], file: dict[Any, Any]) -> dict[Any, Any]:
+    """The reverse of `_opened`, which has made the entries of `held` from this file."""
+    if _opened(file) is file:
+        return held
+    return {
+        key: [state for name, state in held.items() if str(name).startswith(f"{key}[")]
+        if key in (OPTIMIZERS, SCHEDULERS)
+        else held[key]
+        for key in file
+    }
+
+
+def _free_entry(held: dict[Any, Any]) -> str:
+    """The first key in Lightning's list of schedulers that has no state, or an empty one."""
+    keys = (f"{SCHEDULERS}[{i}]" for i in itertools.count())
+    return next(key for key in keys if held.get(key) in (None, {}))
 
 
 def _is_optimizer_state(value: Any) -> bool:
@@ -143,7 +180,7 @@ def _loaded(file: str) -> dict[Any, Any]:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CommandError(f"CHECKPOINT cannot be read: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch raises whatever its reader runs into in a damaged file
         reason = " ".join(str(error).split())
         raise CommandError(
             f"CHECKPOINT {file} cannot be read with weights_only=True, which runs no code of a file: {reason[:400]}"

@@ -48,7 +48,7 @@ def to_ours(optimizer: State, scheduler: State | None, name: str | None, each_st
     groups = [dict(group) for group in optimizer["param_groups"]]
     if scheduler is None:
         clock = _steps_taken(optimizer)
-        said = [f"group {i}: lr is the number {group.get('lr')!r}" for i, group in enumerate(groups)]
+        said = [f"group {i}: lr is the number {float(group['lr'])!r}" for i, group in enumerate(groups)]
     else:
         theirs = scheduler_with(scheduler, name, groups)
         clock = _clock(theirs, _steps_taken(optimizer), each_step)

@@ -80,6 +80,8 @@ def _plain_group(i: int, group: State) -> State:
 
 def _clock(groups: list[State]) -> int:
     counts = {_checks.count("clock of the state_dict", group["clock"]) for group in groups if "clock" in group}
+    if not counts and not any(group.get(key) for group in groups for key in SCHEDULE_KEYS.values()):
+        return 0  # SGD's state counts no steps, and numbers need none
     if len(counts) != 1:
         raise CommandError(f"the groups must have one clock, got {sorted(counts)}")
     return counts.pop()

@@ -114,7 +114,7 @@ def _matching_groups(wanted: list[list[str]], group_of: dict[str, int]) -> list[
             where = ", ".join(f"{shown(name)} is in group {j} there" for j, name in sorted(examples.items()))
             raise ValueError(
                 "param_groups of the state_dict must be those of the optimizer, but for single parameters; group "
-                f"{i} of the optimizer ({where}) has none of its own there whose entries it could take; load into an "
+                f"{i} of the optimizer ({where}) has no counterpart there whose entries it could take; load into an "
                 "optimizer that has the groups of the state_dict"
             )
         if likely:

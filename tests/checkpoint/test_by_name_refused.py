@@ -56,7 +56,7 @@ def names_in(*groups: Sequence[str]) -> Callable[[Any], None]:
         (names_in(["a", "a", "b"], ["c.bias", "d"]), r"param_names of the state_dict must have each name once.*: 'a';"),
         (
             names_in(["a", "c.bias"], ["b", "c.weight", "d"]),
-            r"group 1 of the optimizer \('c\.bias' is in group 0 there, 'd' is in group 1 there\) has none of its own",
+            r"group 1 of the optimizer \('c\.bias' is in group 0 there, 'd' is in group 1 there\) has no counterpart",
         ),
         (
             names_in(["c.bias"], ["a", "b", "c.weight", "d"]),

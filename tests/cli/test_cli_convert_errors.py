@@ -6,6 +6,7 @@ import collections
 import math
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,17 @@ def test_files_that_cannot_be_read(tmp_path: Path, refused: Refused, monkeypatch
     assert refused([1, 2]).startswith("CHECKPOINT must hold a dict, got <class 'list'>")
 
 
+# In the place of the pickle in a file of torch.save: a text without its end, and an append to no list.
+@pytest.mark.parametrize("damaged", [b"\x80\x02X\x01", b"\x80\x02a."], ids=["struct.error", "IndexError"])
+def test_damaged_files(damaged: bytes, tmp_path: Path, refused: Refused) -> None:
+    """torch's reader raises whatever it runs into."""
+    torch.save(of_torch(), tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "damaged.pt", "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, damaged if name.endswith("data.pkl") else whole.read(name))
+    assert "damaged.pt cannot be read with weights_only=True" in refused(tmp_path / "damaged.pt")
+
+
 def test_keys(refused: Refused) -> None:
     states = of_torch()
     shape = "CHECKPOINT holds nothing with the shape of an optimizer's state_dict under its keys, "
@@ -300,6 +312,14 @@ def changed(part: str, key: str, value: Any) -> dict[str, Any]:
 )
 def test_states_that_no_training_has(part: str, key: str, value: Any, message: str, refused: Refused) -> None:
     assert message in refused(changed(part, key, value))
+
+
+def test_a_rate_that_is_no_number_without_a_scheduler(refused: Refused) -> None:
+    states = {"optimizer": of_torch()["optimizer"]}
+    states["optimizer"]["param_groups"][0]["lr"] = None
+    assert "cannot be converted: " in refused(states)
+    del states["optimizer"]["param_groups"][0]["lr"]
+    assert refused(states).endswith("cannot be converted: it lacks 'lr'")
 
 
 def test_milestones_are_read(tmp_path: Path) -> None:
