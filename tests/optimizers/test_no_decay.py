@@ -24,6 +24,19 @@ class OwnNorm(nn.LayerNorm):
     def __init__(self) -> None:
         super().__init__((2, 2, 2))
         self.gate = nn.Parameter(torch.ones(2, 2, 2))
+        self.inner = nn.Linear(2, 2)
+
+
+class OwnGroupNorm(nn.GroupNorm):
+    def __init__(self) -> None:
+        super().__init__(1, 2)
+        self.gate = nn.Parameter(torch.ones(2, 2))
+
+
+class OwnBatchNorm(nn.BatchNorm1d):
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.gate = nn.Parameter(torch.ones(2, 2))
 
 
 class Pooling(nn.Module):
@@ -52,6 +65,8 @@ KINDS: list[tuple[Callable[[], nn.Module], set[str]]] = [
     (lambda: nn.LayerNorm((2, 3)), set()),
     (lambda: nn.RMSNorm((2, 3)), set()),
     (OwnNorm, set()),
+    (OwnGroupNorm, set()),
+    (OwnBatchNorm, set()),
     (lambda: nn.LocalResponseNorm(2), set()),
     (lambda: nn.PReLU(3), set()),
     (Pooling, {"query", "bias_table"}),
@@ -195,6 +210,7 @@ SKIPS: list[tuple[Any, list[str]]] = [
     (nn.Embedding, ["0.weight"]),
     ({"1.*": "a dict is an iterable of its keys"}, ["1.weight"]),
     (nn.Module, ["0.weight", "1.weight"]),
+    (nn.Sequential, ["0.weight", "1.weight"]),
     (lambda name, param: param.shape == (9, 4), ["0.weight"]),
     (lambda name, param: re.search(r"1\.w", name), ["1.weight"]),
 ]
@@ -222,9 +238,27 @@ def test_a_name_of_a_frozen_parameter_is_no_mistake() -> None:
     assert names(no_decay_groups(model, 0.1, ["0.weight", nn.Embedding]))[0] == ["1.weight"]
 
 
-def flat() -> nn.Module:
+def test_a_function_is_not_asked_for_frozen_parameters() -> None:
+    model, asked = small(), []
+    model[0].requires_grad_(False)
+    no_decay_groups(model, 0.1, lambda name, param: asked.append(name))
+    assert asked == ["1.weight", "1.bias", "2.weight", "2.bias"]
+
+
+def test_a_name_that_is_also_a_pattern() -> None:
+    model = nn.ModuleDict({"a[0]": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    assert names(no_decay_groups(model, 0.1, "a[0].weight"))[0] == ["b.weight"]
+
+
+def test_no_weight_decay_that_is_no_method_is_passed_over() -> None:
     model = nn.Linear(2, 2)
-    model.weight._fsdp_flattened = True
+    model.no_weight_decay = ["weight"]
+    assert names(no_decay_groups(model, 0.1)) == [["weight"], ["bias"]]
+
+
+def flat(mark: str) -> nn.Module:
+    model = nn.Linear(2, 2)
+    setattr(model.weight, mark, True)
     return model
 
 
@@ -250,7 +284,11 @@ def flat() -> nn.Module:
         ((small(), 0.1, [int]), TypeError, r"skip must have names, .*, got <class 'int'>"),
         ((small(), 0.1, [3]), TypeError, r"skip must have names, .*, got 3"),
         ((nn.Sequential(nn.Linear(1, 1), nn.LazyLinear(2)), 0.1), ValueError, r"initialized, got .* '1\.weight'"),
-        ((flat(), 0.1), ValueError, r"own shapes, got 'weight', which FullyShardedDataParallel"),
+        ((flat("_fsdp_flattened"), 0.1), ValueError, r"own shapes, got 'weight', which FullyShardedDataParallel"),
+        ((flat("_is_flat_param"), 0.1), ValueError, r"own shapes, got 'weight', which FullyShardedDataParallel"),
+        ((nn.DataParallel(small()), 0.1, "0"), ValueError, r"got '0', .*; for all .* module, pass '0\.\*'"),
+        ((small(), 0.1, torch.ones(2)), TypeError, r"skip must be names, .*, got tensor"),
+        ((small(), 0.1, b"0.weight"), TypeError, r"skip must be names, .*, got b'0\.weight'"),
         ((nn.Identity(), 0.1), ValueError, r"require gradients, got none in a Identity"),
     ],
 )
