@@ -136,6 +136,10 @@ def main() -> int:
     parser.add_argument("--bench-seconds", type=float, default=2.0, metavar="S", help="how long bench runs; default: 2")
     parser.add_argument("--quiet", action="store_true", help="print the seconds alone, while all goes well")
     args = parser.parse_args()
+    try:
+        read_name(args.wheel)
+    except ValueError as error:
+        parser.error(str(error))
     wheel = args.wheel.resolve()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="a stranger ") as folder:  # with a space, as a home may have
