@@ -10,6 +10,11 @@
 #   make first-minutes   times installing, the first step, the demo and the tests in an empty home: writes docs/support.md
 #   make lint       ruff, mypy, clang-format
 #   make docs       the documentation's site, into out/site
+#   make wheels     into dist/: the source distribution, and for each torch of TORCHS='2.13.0 2.14.1', or for the newest that the tests
+#                   run with, a wheel with the extension built
+#                   ahead of time, each in an environment of its own, VENV-torch-VERSION, and tried as test-stranger does
+#   make test-stranger WHEEL=dist/...whl   installs a wheel into an empty environment, and does what the first pages say;
+#                   STRANGER_ARGS=--help
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
 #                   BENCH_ARGS=--smoke for a short run that writes nothing, --compiled for all that torch can compile
 #   make bench-instructions   counts the instructions of a step into docs/performance.md; needs valgrind
@@ -21,7 +26,7 @@
 #   make bench-gpu  timings on a GPU against torch's optimizers and a copy of the same bytes; BENCH_ARGS=--smoke for a tiny run,
 #                   --compiled for torch's compiled steps too
 #
-# To choose: PYTHON, VENV, TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, PYTEST_WORKERS, BENCH_ARGS,
+# To choose: PYTHON, VENV (without spaces), TORCH (a requirement such as TORCH='torch==2.13.0', with a VENV of its own), PYTEST_ARGS, PYTEST_WORKERS, BENCH_ARGS,
 # and the environment variables of the build: FORCE_CUDA, SGDR_FUSED_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS. CUDA code is built
 # where torch sees a GPU, and with FORCE_CUDA=1.
 
@@ -36,7 +41,15 @@ PYTEST_WORKERS ?= auto
 FUZZ_SECONDS ?= 3600
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
+WHEEL ?=
+STRANGER_ARGS ?=
 
+# An extension serves one build of torch, so users of another one than this need another wheel.
+NEWEST_TESTED := 2.14.1
+
+ifneq ($(words $(VENV)),1)
+$(error VENV must be a path without spaces, which make takes for several files, got '$(VENV)')
+endif
 BIN := $(VENV)/bin
 # Idle threads of one worker would keep a core of another one busy with waiting, if they did not sleep.
 ifeq ($(PYTEST_WORKERS),0)
@@ -52,7 +65,7 @@ EMULATION := $(shell find tests/emulation tests/machines -name '*.h' -o -name '*
 BUILD_SETTINGS = cuda:$(FORCE_CUDA):$(SGDR_FUSED_CUDA):$(TORCH_CUDA_ARCH_LIST):$(CUDA_HOME):$(CXX) \
   gpu:$(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),yes,no):$(CUDA_VISIBLE_DEVICES)
 
-.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations test-torch-matrix first-minutes lint docs bench bench-instructions convergence test-emulated test-asan test-aarch64 aarch64-tools test-gpu bench-gpu build cuda-code clean always
+.PHONY: demo demo-distributed test fuzz test-interrupts test-integrations integrations test-torch-matrix first-minutes lint docs wheels wheel test-stranger bench bench-instructions convergence test-emulated test-asan test-aarch64 aarch64-tools test-gpu bench-gpu build cuda-code clean always
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and pip in one environment; compilers run in parallel all the same
 
@@ -93,6 +106,24 @@ lint: $(VENV)/installed-lint
 # The API is read from the sources, so nothing has to be built. What the variable silences is said in mkdocs.yml.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheels:
+	@set -e; for torch in $(or $(TORCHS),$(NEWEST_TESTED)); do \
+	  $(MAKE) VENV="$(VENV)-torch-$$torch" TORCH="torch==$$torch" wheel; done
+
+# From the source distribution, so that it has to be complete, and so that nothing of what was built in the checkout gets
+# into the wheel. What fails leaves nothing in dist/.
+wheel: $(VENV)/installed-wheels
+	rm -rf $(VENV)/dist
+	$(BIN)/python -m build --sdist --no-isolation --outdir $(VENV)/dist
+	SGDR_FUSED_NAME_TORCH=1 $(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir $(VENV)/dist $(VENV)/dist/*.tar.gz
+	$(BIN)/python -m twine check --strict $(VENV)/dist/*
+	$(BIN)/python tests/installation/stranger.py --torch-of $(BIN)/python $(VENV)/dist/*.whl
+	mkdir -p dist
+	mv $(VENV)/dist/* dist/
+
+test-stranger:
+	$(PYTHON) tests/installation/stranger.py $(STRANGER_ARGS) '$(WHEEL)'
 
 bench: $(VENV)/installed-bench build
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH_ARGS) $(PYTEST_ARGS)

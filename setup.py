@@ -5,6 +5,12 @@ FORCE_CUDA=1 wants it or an error, SGDR_FUSED_CUDA=0 leaves it out. Plain `pip i
 environment. It then makes a wheel of Python and C++ sources, and so it does where compiling fails:
 sgdr_fused/_native/backends.py builds at first use, or says why it cannot. The rest of the metadata is
 in pyproject.toml.
+
+SGDR_FUSED_NAME_TORCH=1, which `make wheels` sets, is for a wheel that goes to other machines: its version names the
+build of torch, as in 0.1.0+cpu.torch2.14.1.cu130, and the extension is in it, or there is an error and no wheel. It
+is a variable for two reasons. pip asks for the version before anything is compiled, when it is not known whether there
+will be an extension. And what `pip install .` makes stays in this environment, where a version that changes with torch
+would only be in the way of requirements.
 """
 
 import contextlib
@@ -17,6 +23,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 
@@ -61,6 +68,15 @@ class BdistWheel(bdist_wheel):
             self.root_is_pure = True
 
 
+def egg_info_class(local_version):
+    class EggInfo(egg_info):
+        def finalize_options(self):
+            self.tag_build = f"+{local_version}"  # here, because the setup.cfg of a source distribution sets it too
+            super().finalize_options()
+
+    return EggInfo
+
+
 def extension(tools, with_cuda):
     flags = toolchain.flags(with_cuda)
     openmp_compile, openmp_link = toolchain.openmp_flags(again="build sgdr_fused again")
@@ -73,7 +89,7 @@ def extension(tools, with_cuda):
     )
 
 
-def build_ext_class(torch, tools, no_cuda, forced):
+def build_ext_class(torch, tools, no_cuda, has_to_succeed):
     """torch's build_ext, which here may fail: then the CPU code is tried alone, and then the package does without."""
 
     class BuildExt(tools.BuildExtension):
@@ -96,14 +112,14 @@ def build_ext_class(torch, tools, no_cuda, forced):
                     try:
                         return self.compile_with(super().build_extensions, "CPU and CUDA")
                     except Exception as error:
-                        if forced:
+                        if has_to_succeed:
                             raise
                         self.no_cuda = f"compiling the CUDA code failed when the package was installed: {error}"
                         toolchain.say(self.no_cuda)
                         vars(self.extensions[0]).update(sources_and_flags(extension(tools, with_cuda=False)))
                 self.compile_with(super().build_extensions, "CPU")
             except Exception as error:
-                if forced:
+                if has_to_succeed:
                     raise
                 self.error = f"compiling failed when the package was installed: {error}"
                 toolchain.say(self.error)
@@ -143,21 +159,25 @@ def sources_and_flags(ext):
 
 def main():
     cmdclass = {"build_py": BuildPy, "bdist_wheel": BdistWheel}
-    forced = toolchain.cuda_is_forced()
+    forced, named = toolchain.cuda_is_forced(), os.environ.get("SGDR_FUSED_NAME_TORCH") == "1"
     torch = import_torch()
     if torch is None or shutil.which(toolchain.compiler()[0]) is None:
-        if forced:
+        if forced or named:
             raise SystemExit(
-                "FORCE_CUDA=1 needs torch and a C++ compiler at build time: pip install --no-build-isolation ."
+                f"{'FORCE_CUDA' if forced else 'SGDR_FUSED_NAME_TORCH'}=1 needs torch and a C++ compiler at build "
+                "time: pip install --no-build-isolation ."
             )
         setup(cmdclass=cmdclass)
         return
     no_cuda = toolchain.no_wish_for_cuda(torch) or toolchain.cuda_obstacle(torch)
     if forced and no_cuda:
         raise SystemExit(f"FORCE_CUDA=1, but the CUDA code cannot be built: {no_cuda}")
-    with toolchain.torch_build_tools(torch, with_cuda=no_cuda is None) as tools:
-        cmdclass["build_ext"] = build_ext_class(torch, tools, no_cuda, forced)
-        setup(ext_modules=[extension(tools, with_cuda=no_cuda is None)], cmdclass=cmdclass)
+    with_cuda = no_cuda is None
+    if named:
+        cmdclass["egg_info"] = egg_info_class(toolchain.local_version(torch, with_cuda))
+    with toolchain.torch_build_tools(torch, with_cuda) as tools:
+        cmdclass["build_ext"] = build_ext_class(torch, tools, no_cuda, has_to_succeed=forced or named)
+        setup(ext_modules=[extension(tools, with_cuda)], cmdclass=cmdclass)
 
 
 main()

@@ -186,6 +186,9 @@ def _cached_or_built(with_cuda: bool) -> ModuleType:
     name = "sgdr_fused_C_cuda" if with_cuda else "sgdr_fused_C"
     try:
         folder = _cache_folder(with_cuda)
+    except RuntimeError as error:
+        raise _UnavailableError(f"{error}") from error
+    try:
         library = folder / f"{name}.so"
         if not library.is_file():
             folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +204,9 @@ def cache_root() -> Path:
     """The folder of all extensions that were built at first use."""
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
     if not root:
-        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_extensions")
+        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "torch_extensions")
+        if root.startswith("~"):  # as in a container, for a user without HOME and without an account
+            raise RuntimeError("without a home directory, TORCH_EXTENSIONS_DIR must name a folder for what is compiled")
     return Path(root, "sgdr_fused")
 
 
@@ -248,7 +253,7 @@ def _build_library(name: str, library: Path, with_cuda: bool) -> None:
     kind = "CPU and CUDA" if with_cuda else "CPU"
     try:
         with (
-            toolchain.torch_build_tools(torch, with_cuda) as cpp_extension,
+            toolchain.torch_build_tools(torch, with_cuda, for_shell=True) as cpp_extension,
             toolchain.compiling(f"the {kind} extension, once, for {library.parent}"),
         ):
             if not cpp_extension.is_ninja_available():

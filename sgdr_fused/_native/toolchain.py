@@ -123,7 +123,7 @@ def compiling(what: str) -> Iterator[None]:
 def first_errors(log: str) -> str:
     """The part of a compiler's output that is shown: its first errors, or its end."""
     lines = log.strip().splitlines()
-    errors = [line for line in lines if re.search(r"\berror: |undefined reference", line)]
+    errors = [line for line in lines if re.search(r"\berror: |undefined reference|cannot find ", line)]
     return "\n    ".join(errors[:5] or lines[-5:])
 
 
@@ -134,6 +134,17 @@ def say(message: str) -> None:
 def torch_id(torch: ModuleType) -> str:
     """The build of torch that an extension is bound to: its binary interface changes from one build to the next."""
     return f"{torch.__version__} {torch.version.git_version}"
+
+
+def local_version(torch: ModuleType, with_cuda: bool) -> str:
+    """What stands behind the "+" in the name of a wheel for this build of torch, such as cpu.torch2.14.1.cu130.
+
+    First comes which code is in it. Then comes torch's version, whole, with a dot for its own "+": read_record()
+    refuses 2.14.0 and 2.14.1+cpu where an extension was built for 2.14.1+cu130, so a shorter name would promise too
+    much. The commit, which read_record() compares too, is the same in all that is released under one version.
+    """
+    build = re.sub("[^a-z0-9]+", ".", torch.__version__.lower()).strip(".")
+    return f"{'cuda' if with_cuda else 'cpu'}.torch{build}"
 
 
 # ---- the CUDA toolkit ------------------------------------------------------------------------------
@@ -230,8 +241,12 @@ def known_archs(home: str, archs: str) -> str:
 
 
 @contextlib.contextmanager
-def torch_build_tools(torch: ModuleType, with_cuda: bool) -> Iterator[Any]:
-    """torch.utils.cpp_extension, which finds ninja and, with CUDA, the toolkit and architectures while this lasts."""
+def torch_build_tools(torch: ModuleType, with_cuda: bool, for_shell: bool = False) -> Iterator[Any]:
+    """torch.utils.cpp_extension, which finds ninja and, with CUDA, the toolkit and architectures while this lasts.
+
+    `for_shell` is for cpp_extension.load(), whose command line names the folder of torch's libraries without quotes: in
+    an environment whose path has a space the linker would look for two other things.
+    """
     logger = logging.getLogger("torch.utils.cpp_extension")
     logger.disabled, was_disabled = True, logger.disabled  # its import warns of its own guess of the toolkit
     try:
@@ -252,14 +267,16 @@ def torch_build_tools(torch: ModuleType, with_cuda: bool) -> Iterator[Any]:
         environment["TORCH_CUDA_ARCH_LIST"] = known_archs(home, cuda_arch_list(torch))
 
     saved = {name: os.environ.get(name) for name in environment}
-    saved_home = cpp_extension.CUDA_HOME
+    saved_home, saved_libraries = cpp_extension.CUDA_HOME, cpp_extension.TORCH_LIB_PATH
     os.environ.update(environment)
     if with_cuda:
         cpp_extension.CUDA_HOME = home
+    if for_shell:
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(saved_libraries)
     try:
         yield cpp_extension
     finally:
-        cpp_extension.CUDA_HOME = saved_home
+        cpp_extension.CUDA_HOME, cpp_extension.TORCH_LIB_PATH = saved_home, saved_libraries
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]

@@ -247,6 +247,21 @@ def test_record_of_a_prebuilt_extension(
         assert reason in obstacle
 
 
+@pytest.mark.parametrize(
+    ("version", "with_cuda", "expected"),
+    [
+        ("2.14.1+cu130", False, "cpu.torch2.14.1.cu130"),
+        ("2.14.1+cu130", True, "cuda.torch2.14.1.cu130"),
+        ("2.13.0+cpu", False, "cpu.torch2.13.0.cpu"),
+        ("2.13.0", False, "cpu.torch2.13.0"),
+        ("2.15.0a0+gitC0FFEE", False, "cpu.torch2.15.0a0.gitc0ffee"),
+    ],
+)
+def test_local_version_of_a_wheel(version: str, with_cuda: bool, expected: str) -> None:
+    build = SimpleNamespace(__version__=version)
+    assert toolchain.local_version(build, with_cuda) == expected  # type: ignore[arg-type]
+
+
 def test_backend_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGDR_FUSED_BACKEND", "reference")
     assert backends.load() is None

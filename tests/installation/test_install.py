@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from installs import (
     LOAD,
+    ROOT,
     SMALL_EXTENSION,
     clean_environment,
     copy_project,
@@ -165,17 +168,56 @@ def test_builds_at_first_use(installed: Installed, tmp_path: Path) -> None:
     assert "compiling" not in errors
 
 
-def test_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project")
-    hook = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
-    run([sys.executable, "-c", hook], cwd=project, env=clean_environment(tmp_path))
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
+def sdist(project: Path, out: Path) -> Path:
+    hook = f"from setuptools import build_meta; build_meta.build_sdist({str(out)!r})"
+    run([sys.executable, "-c", hook], cwd=project, env=clean_environment(out))
+    (archive,) = out.glob("*.tar.gz")
+    return archive
+
+
+def test_source_distribution_holds_the_project(tmp_path: Path) -> None:
+    """All that a checkout holds and that a build, the tests or another command needs: not what git and CI need."""
+    project = tmp_path / "project"
+    made = ("build", "dist", "out", "__pycache__", "*.pyc", "*.so", "_C.*.json", "*.egg-info", ".[!c]*", ".ci")
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(*made))
+    files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+    assert {"setup.py", "conftest.py", "Makefile", "sgdr_fused/py.typed", "csrc/bindings/module.cpp"} <= files
+    with tarfile.open(sdist(project, tmp_path)) as packed:
         names_in_it = {name.partition("/")[2] for name in packed.getnames()}
-    assert {"setup.py", "pyproject.toml", "sgdr_fused/_native/toolchain.py", "sgdr_fused/py.typed"} <= names_in_it
-    assert {
-        f"csrc/{path.relative_to(toolchain.csrc()).as_posix()}" for path in toolchain.csrc().rglob("*.*")
-    } <= names_in_it
+    assert files - names_in_it == set()
+
+
+@needs_compiler
+def test_wheel_that_names_torch(tmp_path: Path) -> None:
+    """From a source distribution, whose setup.cfg sets a tag too. The name says what read_record() will ask for."""
+    archive = sdist(copy_project(tmp_path / "project", SMALL_EXTENSION), tmp_path)
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    source = tmp_path / archive.name.removesuffix(".tar.gz")
+    wheel = build_wheel(source, tmp_path / "wheel", SGDR_FUSED_NAME_TORCH="1")
+    _, version, *_ = wheel.name.split("-")
+    code, _, build = version.removeprefix("0.1.0+").partition(".")
+    assert (code, build) == ("cpu", "torch" + torch.__version__.replace("+", "."))
+    with zipfile.ZipFile(wheel) as packed_wheel:
+        (record,) = (name for name in names(wheel) if name.endswith(".json"))
+        assert json.loads(packed_wheel.read(record))["torch"].split()[0] == torch.__version__
+
+
+@needs_compiler
+@pytest.mark.parametrize("reason", ["compiling", "no compiler"])
+def test_wheel_that_names_torch_has_the_extension_or_is_not_made(reason: str, tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project", "#error broken on purpose\n")
+    environment = clean_environment(tmp_path, SGDR_FUSED_NAME_TORCH="1")
+    if reason == "no compiler":
+        environment["CXX"] = "/nowhere/c++"
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "-d", str(tmp_path / "wheel")]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    expected = (
+        "broken on purpose" if reason == "compiling" else "SGDR_FUSED_NAME_TORCH=1 needs torch and a C++ compiler"
+    )
+    assert expected in done.stderr
+    assert not list((tmp_path / "wheel").glob("*"))
 
 
 @needs_compiler

@@ -25,6 +25,10 @@ echo "$*" >> {log}
 [ -n "$FAIL" ] && case "$*" in *"$FAIL"*) exit 130;; esac
 [ -n "$NO_EXTENSION" ] && case "$*" in *"import backends"*) exit 1;; esac
 [ "$2" = venv ] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+case "$*" in
+  *"-m build"*) mkdir -p "$6" && touch "$6/of_$(basename "$6").tar.gz" ;;
+  *"-m pip wheel"*) touch "$7/named_$SGDR_FUSED_NAME_TORCH.whl" ;;
+esac
 exit 0
 """
 Make = Callable[..., list[str]]
@@ -97,6 +101,40 @@ def test_demo_distributed(make: Make) -> None:
 
 def test_docs_need_no_extension(make: Make) -> None:
     assert make("docs") == ["-m venv env", "pip .[build,docs]", "-m mkdocs build --strict"]
+
+
+def test_wheels(make: Make, tmp_path: Path) -> None:
+    """Each torch has an environment of its own. What was built comes into dist/ once it has been tried."""
+
+    def commands(torch: str) -> list[str]:
+        environment = f"env-torch-{torch}"
+        dist = f"{environment}/dist"
+        archive, wheel = f"{dist}/of_dist.tar.gz", f"{dist}/named_1.whl"
+        return [
+            f"-m venv {environment}",
+            f"pip torch=={torch} .[build,wheels]",
+            f"-m build --sdist --no-isolation --outdir {dist}",
+            f"-m pip wheel --no-build-isolation --no-deps --wheel-dir {dist} {archive}",
+            f"-m twine check --strict {wheel} {archive}",
+            f"tests/installation/stranger.py --torch-of {environment}/bin/python {wheel}",
+        ]
+
+    project = tmp_path / "project"
+    make("wheels", "TORCHS=2.13.0", fails="stranger")
+    assert not (project / "dist").exists()
+    assert make("wheels", "TORCHS=2.13.0 2.14.0") == [*commands("2.13.0")[2:], *commands("2.14.0")]
+    assert sorted(path.name for path in (project / "dist").iterdir()) == ["named_1.whl", "of_dist.tar.gz"]
+    assert make("wheels", "TORCHS=2.12.0") == commands("2.12.0")
+
+
+def test_stranger(make: Make) -> None:
+    assert make("test-stranger", "WHEEL=dist/a.whl", "STRANGER_ARGS=--quiet") == [
+        "tests/installation/stranger.py --quiet dist/a.whl"
+    ]
+
+
+def test_environment_with_spaces_in_its_path_is_refused(make: Make) -> None:
+    make("demo", "VENV=my env", fails="nothing, since make itself refuses it")
 
 
 @pytest.mark.parametrize(("interrupted", "rest"), [("venv", FIRST), ("pip", FIRST[1:]), ("build_ext", FIRST[2:])])
