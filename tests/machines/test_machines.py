@@ -76,12 +76,12 @@ machines = pytest.mark.parametrize(
 )
 
 
-def build(machine: Machine, sources: list[Path], folder: Path, *flags: str) -> Path:
+def build(machine: Machine, sources: list[Path], folder: Path) -> Path:
     """A program without shared libraries, which needs nothing of the other machine's system."""
 
     def compiled(source: Path) -> str:
         target = str(folder / f"{source.stem}.o")
-        run([machine.compiler, *FLAGS, *flags, "-c", str(source), "-o", target])
+        run([machine.compiler, *FLAGS, "-c", str(source), "-o", target])
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
