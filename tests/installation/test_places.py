@@ -159,7 +159,12 @@ def test_build_ahead_of_time_is_interrupted(tmp_path: Path) -> None:
     source = project / "csrc" / "bindings.cpp"
     source.write_text(source.read_text() + "\n")
     process = subprocess.Popen(
-        build, cwd=project, env={**environment, "CXX": str(compiler)}, stderr=subprocess.DEVNULL, start_new_session=True
+        build,
+        cwd=project,
+        env={**environment, "CXX": str(compiler)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell's background is around
     )
     while not started.exists():
         assert process.poll() is None
