@@ -18,7 +18,7 @@ static_assert(kChunk % kPartialSums == 0 && kPartialSums % kBlock == 0);
 struct HalvesLoop {
   SGDR_HOST_DEVICE static void run(double* partial_sums, int64_t size) {
     for (int64_t half = size / 2; half > 0; half /= 2) {
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = 0; i < half; ++i) partial_sums[i] += partial_sums[half + i];
     }
   }

@@ -21,10 +21,10 @@ struct UnscaleLoop {
     const T scale = factors.scale;
     const T inverse = static_cast<T>(exact_inverse(static_cast<float>(scale)));
     if (inverse != T(0)) {
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) to[i] = from[i] * inverse;
     } else {
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) to[i] = from[i] / scale;
     }
   }
@@ -35,7 +35,7 @@ struct ClipLoop {
   SGDR_HOST_DEVICE static void run(const GradFactors<T>& factors, T* to, const T* from,
                                    int64_t count) {
     const T max_value = factors.max_value, coefficient = factors.coefficient;
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) to[i] = clamped(from[i], max_value) * coefficient;
   }
 };

@@ -13,10 +13,10 @@ bool supported(InstructionSet set) {
   switch (set) {
 #if defined(SGDR_FUSED_X86)
     case InstructionSet::kAvx2:
-      return __builtin_cpu_supports("avx2");
+      return SGDR_HAS("avx2");
     case InstructionSet::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+      return SGDR_HAS("avx512f") && SGDR_HAS("avx512bw") && SGDR_HAS("avx512dq") &&
+             SGDR_HAS("avx512vl");
 #endif
     case InstructionSet::kBaseline:
       return true;

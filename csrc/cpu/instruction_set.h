@@ -1,7 +1,7 @@
 // Loops that are compiled for several instruction sets, of which the machine's best is used.
 #pragma once
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 
 namespace sgdr_fused::cpu {
 
@@ -11,10 +11,6 @@ enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 // another.
 extern InstructionSet instruction_set;
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define SGDR_FUSED_X86 1
-#endif
-
 // These compile the same source for each instruction set. Loop::run and all that it calls is always
 // inlined, so that no function of one set can be linked into another.
 template <class Loop, class... Arguments>
@@ -23,12 +19,11 @@ void run_baseline(Arguments... arguments) {
 }
 #if defined(SGDR_FUSED_X86)
 template <class Loop, class... Arguments>
-__attribute__((target("avx2"))) void run_avx2(Arguments... arguments) {
+SGDR_AVX2 void run_avx2(Arguments... arguments) {
   Loop::run(arguments...);
 }
 template <class Loop, class... Arguments>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void
-run_avx512(Arguments... arguments) {
+SGDR_AVX512 void run_avx512(Arguments... arguments) {
   Loop::run(arguments...);
 }
 #endif

@@ -13,7 +13,7 @@ struct SquaresLoop {
   SGDR_HOST_DEVICE static void run(Square<T> square, const T* grad, int64_t count,
                                    double* partial_sums, int* nonfinite) {
     int found = 0;
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) partial_sums[i] += square(grad[i], found);
     *nonfinite |= found;
   }
@@ -31,7 +31,7 @@ struct RowLoop {
     for (int64_t begin = 0; begin < count; begin += kStrip) {
       const int64_t end = begin + kStrip < count ? begin + kStrip : count;
       prefetch(grad + kPartialSums + begin, (end - begin) * sizeof(float));
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = begin; i < end; ++i) {
         const double value = square.unscaled(grad[i]);
         partial_sums[i] = kFirst ? value * value : partial_sums[i] + value * value;

@@ -23,7 +23,7 @@ struct SquaresLoop {
                                    double* of_direction) {
     const T* state0 = states[0];
     const T* state1 = states[1];
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
       T s[2] = {};
       if constexpr (kStates > 0) s[0] = state0[i];
@@ -37,7 +37,7 @@ struct SquaresLoop {
 
 struct PairsLoop {
   SGDR_HOST_DEVICE static void run(double* partial_sums, const double* squares, int64_t pairs) {
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < pairs; ++i) partial_sums[i] += squares[2 * i] + squares[2 * i + 1];
   }
 };

@@ -94,7 +94,7 @@ template <class T, class scalar_t>
 struct LoadLoop {
   SGDR_HOST_DEVICE static void run(const scalar_t* from, int64_t stride, int64_t count, T* to) {
     if (stride == 1) {
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) to[i] = load(from[i]);
     } else {
       for (int64_t i = 0; i < count; ++i) to[i] = load(from[i * stride]);
@@ -106,7 +106,7 @@ template <class T, class scalar_t>
 struct StoreLoop {
   SGDR_HOST_DEVICE static void run(scalar_t* to, int64_t stride, int64_t count, const T* from) {
     if (stride == 1) {
-#pragma GCC ivdep
+      SGDR_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) store(to[i], from[i]);
     } else {
       for (int64_t i = 0; i < count; ++i) store(to[i * stride], from[i]);
@@ -148,7 +148,7 @@ template <class scalar_t>
 struct JoinLoop {
   SGDR_HOST_DEVICE static void run(const scalar_t* params, const int16_t* remainders, int64_t count,
                                    float* to) {
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) to[i] = join(params[i], remainders[i]);
   }
 };
@@ -157,7 +157,7 @@ template <class scalar_t>
 struct SplitLoop {
   SGDR_HOST_DEVICE static void run(scalar_t* params, int16_t* remainders, int64_t count,
                                    const float* from) {
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) split(params[i], remainders[i], from[i]);
   }
 };
@@ -165,7 +165,7 @@ struct SplitLoop {
 struct StoreRandomlyLoop {
   SGDR_HOST_DEVICE static void run(BFloat16* to, uint32_t key, uint32_t first, int64_t count,
                                    const float* from) {
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
       store_randomly(to[i], from[i], rounding_bits(key, first + static_cast<uint32_t>(i)));
     }

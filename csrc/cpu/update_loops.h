@@ -64,7 +64,7 @@ struct UpdateLoop {
     T* state0 = states[0];
     T* state1 = states[1];
     T* state2 = states[2];
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
       T p = param[i];
       T s[kMaxStates] = {};
@@ -83,7 +83,7 @@ struct UpdateLoop {
 template <class T>
 struct AverageLoop {
   SGDR_HOST_DEVICE static void run(AverageRule<T> rule, T* average, const T* param, int64_t count) {
-#pragma GCC ivdep
+    SGDR_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) average[i] = rule(average[i], param[i]);
   }
 };

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -3,15 +3,15 @@
 
 #include <cstdint>
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 
 namespace sgdr_fused {
 
 SGDR_HOST_DEVICE void prefetch(const void* address) {
 #if defined(__CUDA_ARCH__)
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-#elif defined(__GNUC__)
-  __builtin_prefetch(address);
+#else
+  SGDR_PREFETCH(address);
 #endif
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 
 namespace sgdr_fused {
 

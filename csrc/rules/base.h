@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 
 namespace sgdr_fused {
 
@@ -67,7 +67,7 @@ SGDR_HOST_DEVICE T where(bool condition, T a, T b) {
 // The larger of two numbers, or NaN where either is one.
 template <class T>
 SGDR_HOST_DEVICE T larger(T a, T b) {
-  return (a > b) | (a != a) ? a : b;  // no ||: its branch would not be vectorised
+  return int(a > b) | int(a != a) ? a : b;  // no ||: its branch would not be vectorised
 }
 
 // The direction to descend along: the gradient of the objective, or of its negative, with the

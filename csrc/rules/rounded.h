@@ -1,7 +1,7 @@
 // The scalars of a rule, from double to the type of the rule's arithmetic.
 #pragma once
 
-#include "math/host_device.h"
+#include "math/compilers.h"
 
 namespace sgdr_fused {
 

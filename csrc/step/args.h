@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "math/compilers.h"
 #include "math/dtype.h"
-#include "math/host_device.h"
 #include "math/schedules.h"
 #include "rules/base.h"
 

@@ -33,8 +33,10 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # which would be that of all of torch's headers.
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 CXX_FLAGS += ["-Wno-unknown-pragmas"]  # the headers that nvcc shares have such pragmas
+# What the same is called for MSVC, with which nothing has been compiled yet. csrc/math/compilers.h forbids contraction.
+MSVC_FLAGS = ["/O2", "/fp:precise", "/bigobj", "/wd4068"]
 # --threads=0 compiles for several architectures side by side.
-NVCC_FLAGS = ["-O3", "--fmad=false", "-std=c++17", "-Xcompiler=-ffp-contract=off", "--threads=0"]
+NVCC_FLAGS = ["-O3", "--fmad=false", "-std=c++17", "--threads=0"]
 CUDA_MACRO = "-DSGDR_FUSED_WITH_CUDA"
 
 # If no GPU is visible at build time, there is native code for the common data centre generations that the toolkit
@@ -66,12 +68,17 @@ def source_hash() -> str:
 def flags(with_cuda: bool) -> dict[str, list[str]]:
     """Compiler flags by language. Those of openmp_flags(), which has to run the compiler, are added to them."""
     macro = [CUDA_MACRO] if with_cuda else []
-    return {"cxx": CXX_FLAGS + macro, "nvcc": NVCC_FLAGS + macro}
+    cxx, host = (MSVC_FLAGS, []) if uses_msvc() else (CXX_FLAGS, ["-Xcompiler=-ffp-contract=off"])
+    return {"cxx": cxx + macro, "nvcc": NVCC_FLAGS + host + macro}
+
+
+def uses_msvc() -> bool:
+    return os.name == "nt"
 
 
 def compiler() -> list[str]:
     """The C++ compiler's command, as torch.utils.cpp_extension chooses it."""
-    return shlex.split(os.environ.get("CXX", "c++"))
+    return shlex.split(os.environ.get("CXX", "cl" if uses_msvc() else "c++"))
 
 
 def openmp_flags(again: str) -> tuple[list[str], list[str]]:
@@ -80,7 +87,7 @@ def openmp_flags(again: str) -> tuple[list[str], list[str]]:
     If there are none, a message says so. `again` says what the user does for another build, once OpenMP is installed.
     """
     apple = (["-Xpreprocessor", "-fopenmp"], ["-lomp"])  # its clang has no -fopenmp, but can use Homebrew's library
-    candidates = [(["-fopenmp"], ["-fopenmp"]), apple]
+    candidates = [(["/openmp"], [])] if uses_msvc() else [(["-fopenmp"], ["-fopenmp"]), apple]
     for folder in ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
         if Path(folder).is_dir():
             candidates.append(([*apple[0], f"-I{folder}/include"], [f"-L{folder}/lib", *apple[1]]))
@@ -88,7 +95,9 @@ def openmp_flags(again: str) -> tuple[list[str], list[str]]:
         probe = Path(folder, "probe.cpp")
         probe.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
         for compile_flags, link_flags in candidates:
-            command = [*compiler(), *compile_flags, str(probe), "-o", str(probe.with_suffix("")), *link_flags]
+            program = probe.with_suffix(".exe")
+            output = [f"/Fe{program}", f"/Fo{probe.with_suffix('.obj')}"] if uses_msvc() else ["-o", str(program)]
+            command = [*compiler(), *compile_flags, str(probe), *output, *link_flags]
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return compile_flags, link_flags
     version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout

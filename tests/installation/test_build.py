@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -168,6 +169,25 @@ def test_flags_never_change_results() -> None:
     assert "--fmad=false" in flags["nvcc"]
     everything = " ".join(flags["cxx"] + flags["nvcc"])
     assert not any(flag in everything for flag in ("fast-math", "fast_math", "-march", "-Ofast"))
+
+
+def test_flags_of_msvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "uses_msvc", lambda: True)
+    monkeypatch.delenv("CXX", raising=False)
+    assert toolchain.compiler() == ["cl"]
+    flags = toolchain.flags(with_cuda=True)
+    assert [flag for flag in flags["cxx"] if not flag.startswith("/")] == [toolchain.CUDA_MACRO]
+    assert "/fp:precise" in flags["cxx"]
+    assert "--fmad=false" in flags["nvcc"]
+    assert not any("-ffp-contract" in flag for flag in flags["nvcc"])
+
+
+def test_only_one_header_names_what_compilers_spell_differently() -> None:
+    """nvcc alone compiles cuda/. What is in math/prefetch.h is PTX, behind __CUDA_ARCH__."""
+    spellings = re.compile(r"__attribute__|__builtin_|#pragma (?!once|unroll)|_?_[Pp]ragma|__(GNUC|clang)__|_MSC_VER")
+    files = [path for path in toolchain.csrc().rglob("*") if path.suffix in (".h", ".cpp")]
+    found = {path.name for path in files if spellings.search(path.read_text())}
+    assert found == {"compilers.h"}
 
 
 class TestOpenMP:

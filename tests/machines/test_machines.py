@@ -200,3 +200,14 @@ def test_no_product_is_fused_with_a_sum(source: str) -> None:
     command = [AARCH64.compiler, *FLAGS, "-S", "-o", "-", str(toolchain.csrc() / "cpu" / source)]
     assert FUSED.search(run(command).decode()) is None
     assert FUSED.search(run([each for each in command if each != "-ffp-contract=off"]).decode()) is not None
+
+
+@needs_clang
+def test_clang_takes_all_that_is_asked_of_a_function() -> None:
+    """clang ignores all of an attribute in which it does not know one name, and builds what it would build without."""
+    command = [CLANG.compiler, *FLAGS, "-fsyntax-only", "-Werror=ignored-attributes"]
+    run([*command, str(toolchain.csrc() / "cpu" / "update_0.cpp")])
+    unknown = subprocess.run(
+        [*command, "-xc++", "-"], input=b'__attribute__((target("nonsense"))) void f();', capture_output=True
+    )
+    assert unknown.returncode != 0
