@@ -62,7 +62,7 @@ def examine() -> dict[str, Any]:
         "compiler": _compiler(),
         "ninja": _ninja(),
         "cuda_toolkit": toolchain.cuda_home(),
-        "cache": {"folder": str(backends.cache_root()), "writable": is_writable(backends.cache_root())},
+        "cache": _cache(),
     }
 
 
@@ -103,6 +103,14 @@ def _ninja() -> str | None:
     return shutil.which("ninja", path=importlib.import_module("ninja").BIN_DIR)
 
 
+def _cache() -> dict[str, Any]:
+    try:
+        folder = backends.cache_root()
+    except RuntimeError as error:  # no home, which a prebuilt extension does not need
+        return {"folder": None, "writable": False, "problem": str(error)}
+    return {"folder": str(folder), "writable": is_writable(folder), "problem": None}
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in the folder, which may have to be made first."""
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
@@ -125,7 +133,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ("compiler", found),
         ("ninja", facts["ninja"] or "missing: pip install ninja"),
         ("CUDA toolkit", facts["cuda_toolkit"] or "none"),
-        ("cache", f"{cache['folder']} ({'writable' if cache['writable'] else 'NOT writable'})"),
+        ("cache", cache["problem"] or f"{cache['folder']} ({'writable' if cache['writable'] else 'NOT writable'})"),
     ]
     lines = [f"{name:<13} {value}" for name, value in rows]
     for device in facts["devices"]:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conversions import (
+    OPTIMIZERS,
+    checkpoint,
+    converted,
+    error_of,
+    flat,
+    parameters,
+    save,
+    schedules_of,
+    step_lr,
+    train,
+    with_params_of,
+)
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, OneCycleLR
 from torch_features import DECOUPLED_ADAM
 from torch_schedulers import CLOSED, Make
 
-from sgdr_fused import EMA, FusedAdam, FusedAdamW, FusedSGD
-from sgdr_fused._cli import main
+from sgdr_fused import EMA, FusedAdam, FusedSGD
 from sgdr_fused.schedules import (
     CosineAnnealing,
     CosineWarmRestarts,
@@ -32,65 +43,6 @@ from sgdr_fused.schedules import (
 pytestmark = pytest.mark.once
 
 STEPS = 41
-OPTIMIZERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, FusedSGD, {"momentum": 0.9, "weight_decay": 0.01}),
-    "adamw": (torch.optim.AdamW, FusedAdamW, {"betas": (0.8, 0.99)}),
-}
-
-
-def parameters() -> list[dict[str, Any]]:
-    """Two groups, with rates of their own."""
-    random = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(size, generator=random, dtype=torch.float64) for size in (5, 3, 2)]
-    params = [torch.nn.Parameter(each) for each in drawn]
-    return [{"params": params[:2], "lr": 0.1}, {"params": params[2:], "lr": 0.03}]
-
-
-def flat(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """All parameters, and then all states that are tensors of their size."""
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    states = [value for param in params for value in optimizer.state[param].values() if value.shape == param.shape]
-    return torch.cat([each.detach().flatten() for each in (*params, *states)])
-
-
-def train(optimizer: torch.optim.Optimizer, scheduler: Any, first: int, steps: int) -> None:
-    """The gradients of a step are drawn by its number."""
-    for t in range(first, first + steps):
-        random = torch.Generator().manual_seed(t)
-        for group in optimizer.param_groups:
-            for param in group["params"]:
-                param.grad = torch.randn(param.shape, generator=random, dtype=torch.float64)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-
-
-def save(file: Path, optimizer: torch.optim.Optimizer, scheduler: Any, **more: Any) -> Path:
-    states = {"optimizer": optimizer.state_dict()}
-    if scheduler is not None:
-        states["scheduler"] = scheduler.state_dict()
-    torch.save({**states, **more}, file)
-    return file
-
-
-def converted(source: Path, target: Path, *arguments: str) -> dict[str, Any]:
-    assert main(["convert", str(source), "-o", str(target), *arguments]) == 0
-    return torch.load(target)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    capsys.readouterr()
-    assert main(["convert", *map(str, arguments)]) == 2
-    out, error = capsys.readouterr()
-    assert out == ""
-    return error.removeprefix("sgdr-fused convert: error: ").rstrip()
-
-
-def with_params_of(groups: list[dict[str, Any]], other: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    values = [copy.deepcopy(group["params"]) for group in other.param_groups]
-    return [{**group, "params": params, "lr": 1.0} for group, params in zip(groups, values, strict=True)]
-
-
 # The momentum of this one moves in one of its parts alone, which is refused.
 WITH_SCHEDULES = [case for case in CLOSED if case.id != "four_in_a_row"]
 
@@ -157,27 +109,6 @@ def test_and_back(make: Make, kind: str, tmp_path: Path) -> None:
 
 
 # ---- what the Schedules are, and what is left as it is
-
-
-def step_lr(optimizer: torch.optim.Optimizer) -> Any:
-    return torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
-
-
-def checkpoint(
-    file: Path, make: Make = step_lr, kind: str = "sgd", steps: int = 7, change: Any = None, **more: Any
-) -> Path:
-    """A file of a training of torch's. `change` is called with its optimizer and scheduler before they are saved."""
-    theirs_class, _, arguments = OPTIMIZERS[kind]
-    optimizer = theirs_class(parameters(), **arguments)
-    scheduler = make(optimizer)
-    train(optimizer, scheduler, 0, steps)
-    if change is not None:
-        change(optimizer, scheduler)
-    return save(file, optimizer, scheduler, **more)
-
-
-def schedules_of(state: dict[str, Any], key: str = "lr") -> list[Schedule]:
-    return [Schedule.from_dict(json.loads(group[f"{key}_schedule"])) for group in state["param_groups"]]
 
 
 def test_the_schedule_is_the_one_from_the_start(tmp_path: Path) -> None:
@@ -328,88 +259,3 @@ def test_the_schedulers_key_of_a_file_that_is_the_state(tmp_path: Path, capsys: 
     assert set(converted(tmp_path / "a.pt", tmp_path / "b.pt", "--scheduler-key", "lr")) == {"optimizer", "lr"}
     error = error_of(capsys, tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--scheduler-key", "optimizer")
     assert "written to 'optimizer', which has something else already" in error
-
-
-# ---- Lightning
-
-
-def lightnings(file: Path, *trainings: tuple[torch.optim.Optimizer, Any]) -> Path:
-    """A file with the layout of Lightning 2: a list of states for the optimizers, and one for the schedulers."""
-    held = {
-        "epoch": 1,
-        "global_step": 7,
-        "pytorch-lightning_version": "2.6.0",
-        "state_dict": {"layer.weight": torch.arange(3.0)},
-        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}},
-        "callbacks": {},
-        "optimizer_states": [optimizer.state_dict() for optimizer, _ in trainings],
-        "lr_schedulers": [scheduler.state_dict() for _, scheduler in trainings if scheduler is not None],
-        "hparams_name": "kwargs",
-    }
-    torch.save(held, file)
-    return file
-
-
-def trained(make: Make | None = step_lr, kind: str = "sgd") -> tuple[torch.optim.Optimizer, Any]:
-    theirs_class, _, arguments = OPTIMIZERS[kind]
-    optimizer = theirs_class(parameters(), **arguments)
-    scheduler = None if make is None else make(optimizer)
-    train(optimizer, scheduler, 0, 7)
-    return optimizer, scheduler
-
-
-@pytest.mark.parametrize("with_ours", [[], [{}]], ids=["nothing", "an InStepScheduler"])
-def test_a_file_of_lightning(with_ours: list[Any], tmp_path: Path) -> None:
-    """`with_ours`: what a training with our optimizer has in its list of schedulers."""
-    source = lightnings(tmp_path / "a.pt", trained())
-    original = torch.load(source)
-    state = converted(source, tmp_path / "b.pt")
-    assert list(state) == list(original)
-    assert state["lr_schedulers"] == []
-    (optimizer,) = state["optimizer_states"]
-    assert schedules_of(optimizer)[0] == Step(0.1, 5, 0.5)
-    assert int(optimizer["param_groups"][0]["clock"]) == 7
-    torch.save({**state, "lr_schedulers": with_ours}, tmp_path / "b.pt")
-    back = converted(tmp_path / "b.pt", tmp_path / "c.pt")
-    assert list(back) == list(original)
-    assert back["lr_schedulers"] == original["lr_schedulers"]
-    assert back["optimizer_states"][0]["param_groups"] == original["optimizer_states"][0]["param_groups"]
-    rest = {key for key in original if key not in ("optimizer_states", "lr_schedulers", "state_dict")}
-    assert {key: back[key] for key in rest} == {key: original[key] for key in rest}
-
-
-def test_a_file_of_lightning_with_two_optimizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other; the schedulers' states that are left keep their order."""
-    source = lightnings(tmp_path / "a.pt", trained(), trained(lambda o: LinearLR(o, 0.5, 1.0, 20), "adamw"))
-    original = torch.load(source)
-    target = tmp_path / "b.pt"
-    arguments = ("-o", target, "--optimizer-key", "optimizer_states[1]")
-    assert error_of(capsys, source, "-o", target) == (
-        "--optimizer-key must say which one is meant of ['optimizer_states[0]', 'optimizer_states[1]']"
-    )
-    assert error_of(capsys, source, *arguments) == (
-        "--scheduler-key must say which one is meant of ['lr_schedulers[0]', 'lr_schedulers[1]']"
-    )
-    keys = ("--optimizer-key", "optimizer_states[1]", "--scheduler-key", "lr_schedulers[1]")
-    state = converted(source, target, *keys)
-    assert state["lr_schedulers"] == original["lr_schedulers"][:1]
-    assert [type(each) for each in schedules_of(state["optimizer_states"][1])] == [LinearRamp] * 2
-    assert state["optimizer_states"][0]["param_groups"] == original["optimizer_states"][0]["param_groups"]
-    for wrong in ("scheduler", "lr_schedulers[2]"):
-        error = error_of(capsys, target, "-o", tmp_path / "c.pt", *keys[:3], wrong)
-        assert error.startswith(
-            "--scheduler-key must be 'lr_schedulers[1]', since a file of Lightning has a list, got "
-        )
-    taken = error_of(capsys, target, "-o", tmp_path / "c.pt", *keys[:3], "lr_schedulers[0]")
-    assert taken.startswith("the scheduler's state is written to 'lr_schedulers[0]', which has something else already")
-    back = converted(target, tmp_path / "c.pt", *keys[:2])
-    first, second = back["lr_schedulers"]
-    assert first == original["lr_schedulers"][0]
-    assert second["last_epoch"] == 7 and second["base_lrs"] == pytest.approx([0.1, 0.03])
-
-
-def test_lists_that_are_not_lightnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    optimizer, scheduler = trained()
-    torch.save({"optimizer_states": [optimizer.state_dict()], "scheduler": scheduler.state_dict()}, tmp_path / "a.pt")
-    error = error_of(capsys, tmp_path / "a.pt", "-o", tmp_path / "b.pt")
-    assert error.endswith("under its keys, ['optimizer_states', 'scheduler']")

@@ -160,6 +160,21 @@ def test_no_fact_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 @pytest.mark.once
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prebuilt extension needs no cache, so nothing is wrong."""
+    assert backends.load() is not None
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    facts = examined(capsys)
+    assert facts["cache"]["folder"] is None
+    assert facts["cache"]["writable"] is False
+    assert main(["doctor"]) == 0
+    assert f"cache         {facts['cache']['problem']}\n" in capsys.readouterr().out
+    assert "TORCH_EXTENSIONS_DIR must name a folder" in facts["cache"]["problem"]
+
+
+@pytest.mark.once
 def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Compiler, ninja and cache: found, missing, not writable."""
     facts = examined(capsys)
@@ -170,7 +185,8 @@ def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.C
     monkeypatch.setenv("PATH", str(tmp_path))
     facts = examined(capsys)
     assert facts["compiler"] == {"command": "no_such_compiler -x", "path": None, "version": ""}
-    assert facts["cache"] == {"folder": str(tmp_path / "new" / "cache" / "sgdr_fused"), "writable": True}
+    folder = str(tmp_path / "new" / "cache" / "sgdr_fused")
+    assert facts["cache"] == {"folder": folder, "writable": True, "problem": None}
     assert not (tmp_path / "new").exists()
     assert main(["doctor"]) == 0
     assert "no_such_compiler -x is not on PATH" in capsys.readouterr().out
