@@ -1,7 +1,7 @@
 """Tests the project with releases of torch, each in an environment of its own: `make test-torch-matrix`.
 
 python benchmarks/torch_matrix.py                        the newest release of every minor version from 2.4
-python benchmarks/torch_matrix.py 2.4.1 2.14.1@3.13      these releases, the second with python3.13
+python benchmarks/torch_matrix.py 2.4.1 2.14.1@3.13 newest   these releases, the second with python3.13, and the newest
 python benchmarks/torch_matrix.py --gpu-runner COMMAND 2.14.1   builds CUDA code too; COMMAND stands before the tests
 
 Each run is a row of docs/support.csv, in the place of an earlier row for the same torch, Python and device, and
@@ -23,6 +23,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import support_page
@@ -52,6 +53,14 @@ def releases(listed: str) -> list[str]:
 def available() -> list[str]:
     command = [sys.executable, "-m", "pip", "index", "versions", "torch", "--disable-pip-version-check"]
     return releases(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def chosen(named: list[str], available: Callable[[], list[str]]) -> list[str]:
+    """The releases that are tested: all that there are, or the named ones, where the newest is named by that word."""
+    if named and "newest" not in named:
+        return named
+    known = available()
+    return [known[-1] if release == "newest" else release for release in named] if named else known
 
 
 def counted(report: Path) -> Counter[str]:
@@ -128,12 +137,12 @@ def environment(device: str) -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("releases", nargs="*", metavar="RELEASE", help="for example 2.4.1, or 2.14.1@3.13")
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help="for example 2.4.1, 2.14.1@3.13, newest")
     parser.add_argument("--pytest-args", help="in the place of those that choose a part of the cases")
     parser.add_argument("--gpu-runner", help="build CUDA code, and test with device=cuda behind this command")
     given = parser.parse_args()
     failed = False
-    for release in given.releases or available():
+    for release in chosen(given.releases, available):
         result = test(release, given.pytest_args, given.gpu_runner)
         failed |= result.failed > 0
         support_page.add(result)

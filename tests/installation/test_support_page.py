@@ -26,6 +26,13 @@ def test_the_newest_release_of_each_minor_version_is_tested() -> None:
     assert torch_matrix.releases(listed) == ["2.4.1", "2.9.1", "2.10.0", "2.13.0", "2.14.1", "2.15.0"]
 
 
+def test_releases_are_named_or_all() -> None:
+    known = ["2.4.1", "2.15.0"]
+    assert torch_matrix.chosen([], lambda: known) == known
+    assert torch_matrix.chosen(["2.4.1", "newest", "2.14.1@3.13"], lambda: known) == ["2.4.1", "2.15.0", "2.14.1@3.13"]
+    assert torch_matrix.chosen(["2.4.1"], lambda: 1 / 0) == ["2.4.1"]  # pip is not asked
+
+
 REPORT = """<testsuites><testsuite tests="5">
 <testcase name="a"/><testcase name="b"><failure>no</failure></testcase><testcase name="c"><error>no</error></testcase>
 <testcase name="d"><skipped type="pytest.skip"/></testcase><testcase name="e"><system-out>said</system-out></testcase>
