@@ -10,9 +10,9 @@
 #   make first-minutes   times installing, the first step, the demo and the tests in an empty home: writes docs/support.md
 #   make lint       ruff, mypy, clang-format
 #   make docs       the documentation's site, into out/site
-#   make wheels     into dist/: the source distribution, and for each torch of TORCHS='2.13.0 2.14.1', or for the newest that the tests
-#                   run with, a wheel with the extension built
-#                   ahead of time, each in an environment of its own, VENV-torch-VERSION, and tried as test-stranger does
+#   make wheels     into dist/: the source distribution, and a wheel for each minor version of torch, or for each of TORCHS='2.13.0 newest',
+#                   with the extension built ahead of time. Each is built in an environment of its own, VENV-torch-VERSION, and tried
+#                   as test-stranger does. The environment, of up to 5.6 GB, is removed then
 #   make test-stranger WHEEL=dist/...whl   installs a wheel into an empty environment, and does what the first pages say;
 #                   STRANGER_ARGS=--help
 #   make bench      timings against torch's optimizers and the memory's limit: writes docs/performance.md, a quarter of an hour;
@@ -43,9 +43,6 @@ FUZZ_ARGS ?=
 BENCH_ARGS ?=
 WHEEL ?=
 STRANGER_ARGS ?=
-
-# An extension serves one build of torch, so users of another one than this need another wheel.
-NEWEST_TESTED := 2.14.1
 
 ifneq ($(words $(VENV)),1)
 $(error VENV must be a path without spaces, which make takes for several files, got '$(VENV)')
@@ -108,8 +105,8 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheels:
-	@set -e; for torch in $(or $(TORCHS),$(NEWEST_TESTED)); do \
-	  $(MAKE) VENV="$(VENV)-torch-$$torch" TORCH="torch==$$torch" wheel; done
+	@set -e; releases=$$($(PYTHON) benchmarks/torch_releases.py $(TORCHS)); for torch in $$releases; do \
+	  $(MAKE) VENV="$(VENV)-torch-$$torch" TORCH="torch==$$torch" wheel; rm -rf "$(VENV)-torch-$$torch"; done
 
 # From the source distribution, so that it has to be complete, and so that nothing of what was built in the checkout gets
 # into the wheel. What fails leaves nothing in dist/.

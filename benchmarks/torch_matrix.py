@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -23,44 +22,18 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import support_page
 from results import ROOT, conditions
 from support_page import Run
+from torch_releases import chosen
 
-OLDEST = (2, 4)
 LOGS = ROOT / "out" / "torch_matrix"
 # A part of the cases of every test, as in .ci/run. Every formula is tested with the torch that `make test` installs.
 PART = "-q --sample=8 -m 'not slow and not formulas' --ignore=tests/engine/test_interrupts.py"
 PART_ON_GPU = "-q --sample=8 -m 'untracked and not alike and not host'"
 VERSIONS = "import platform, torch; print(torch.__version__, platform.python_version())"
-
-
-def releases(listed: str) -> list[str]:
-    """The newest release of each minor version from OLDEST, in what `pip index versions` prints, oldest first."""
-    available = re.search(r"Available versions: (.*)", listed)
-    assert available, listed
-    newest: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for text in available[1].split(","):
-        if (match := re.fullmatch(r"\s*(\d+)\.(\d+)\.(\d+)(\+\S*)?", text)) is not None:
-            version = tuple(int(part) for part in match.groups()[:3])
-            newest[version[:2]] = max(version, newest.get(version[:2], version))
-    return [".".join(map(str, newest[minor])) for minor in sorted(newest) if minor >= OLDEST]
-
-
-def available() -> list[str]:
-    command = [sys.executable, "-m", "pip", "index", "versions", "torch", "--disable-pip-version-check"]
-    return releases(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def chosen(named: list[str], available: Callable[[], list[str]]) -> list[str]:
-    """The releases that are tested: all that there are, or the named ones, where the newest is named by that word."""
-    if named and "newest" not in named:
-        return named
-    known = available()
-    return [known[-1] if release == "newest" else release for release in named] if named else known
 
 
 def counted(report: Path) -> Counter[str]:
@@ -142,7 +115,7 @@ def main() -> int:
     parser.add_argument("--gpu-runner", help="build CUDA code, and test with device=cuda behind this command")
     given = parser.parse_args()
     failed = False
-    for release in chosen(given.releases, available):
+    for release in chosen(given.releases):
         result = test(release, given.pytest_args, given.gpu_runner)
         failed |= result.failed > 0
         support_page.add(result)

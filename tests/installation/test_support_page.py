@@ -13,6 +13,7 @@ from installs import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 import support_page
 import torch_matrix
+import torch_releases
 from support_page import Run, Waited
 
 pytestmark = pytest.mark.once
@@ -23,14 +24,18 @@ RUN = Run("2.9.1+cu128", "3.11.7", "cpu", 2000, 0, 30, 95, 130, 200, "-q", "1 Ma
 def test_the_newest_release_of_each_minor_version_is_tested() -> None:
     versions = "2.15.0, 2.14.1, 2.14.0, 2.13.0+cpu, 2.13.0, 2.10.0, 2.9.1, 2.9.0, 2.4.1, 2.3.1, 1.13.1"
     listed = f"torch (2.15.0)\nAvailable versions: {versions}\n  INSTALLED: 2.14.1"
-    assert torch_matrix.releases(listed) == ["2.4.1", "2.9.1", "2.10.0", "2.13.0", "2.14.1", "2.15.0"]
+    assert torch_releases.releases(listed) == ["2.4.1", "2.9.1", "2.10.0", "2.13.0", "2.14.1", "2.15.0"]
 
 
 def test_releases_are_named_or_all() -> None:
     known = ["2.4.1", "2.15.0"]
-    assert torch_matrix.chosen([], lambda: known) == known
-    assert torch_matrix.chosen(["2.4.1", "newest", "2.14.1@3.13"], lambda: known) == ["2.4.1", "2.15.0", "2.14.1@3.13"]
-    assert torch_matrix.chosen(["2.4.1"], lambda: 1 / 0) == ["2.4.1"]  # pip is not asked
+    assert torch_releases.chosen([], lambda: known) == known
+    assert torch_releases.chosen(["2.4.1", "newest", "2.14.1@3.13"], lambda: known) == [
+        "2.4.1",
+        "2.15.0",
+        "2.14.1@3.13",
+    ]
+    assert torch_releases.chosen(["2.4.1"], lambda: 1 / 0) == ["2.4.1"]  # pip is not asked
 
 
 REPORT = """<testsuites><testsuite tests="5">
