@@ -62,6 +62,7 @@ def main() -> None:
             start = time.monotonic()
             subprocess.run(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, check=True)
             waited.append(Waited(what, round(time.monotonic() - start, 1)))
+            print(f"{what}: {waited[-1].seconds} s", flush=True)
     support_page.write_waits(waited, conditions())
 
 

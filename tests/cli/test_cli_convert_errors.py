@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversions import Refused, of_ours, of_torch, params
+from conversions import Refused, of_ours, of_torch, params, refusal
 from torch.optim import lr_scheduler as torch_schedulers
 from torch_schedulers import CLOSED, TABULATED
 
@@ -35,6 +35,11 @@ from sgdr_fused.schedules import (
 )
 
 pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    return refusal(tmp_path, capsys)
 
 
 # ---- to ours

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from conversions import Refused, of_ours, of_torch
+from conversions import Refused, of_ours, of_torch, refusal
 from torch.optim import lr_scheduler as torch_schedulers
 
 from sgdr_fused._cli import convert, main
 from sgdr_fused.schedules import Step
 
 pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    return refusal(tmp_path, capsys)
 
 
 def test_output(tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:

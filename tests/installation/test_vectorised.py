@@ -27,7 +27,7 @@ def compiler_is_gcc() -> bool:
 def lines_of_loops(header: Path) -> set[int]:
     """The loops that the header asks the compiler to vectorise."""
     lines = header.read_text().splitlines()
-    return {number + 2 for number, line in enumerate(lines) if line.startswith("#pragma GCC ivdep")}
+    return {number + 2 for number, line in enumerate(lines) if line.strip() == "SGDR_INDEPENDENT"}
 
 
 @on_cpu_only

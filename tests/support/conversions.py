@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-Refused = Callable[..., str]  # the fixture in tests/cli/conftest.py
+Refused = Callable[..., str]
 
 
 def parameters() -> list[dict[str, Any]]:
@@ -125,3 +125,23 @@ def of_ours(lr: Any, steps: int = 3, kind: Any = FusedSGD, **arguments: Any) -> 
             group["params"][0].grad = torch.ones(3, dtype=torch.float64)
         optimizer.step()
     return {"optimizer": optimizer.state_dict()}
+
+
+def refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """A function that converts what is given, or a file, and returns the error. Nothing may have been written then."""
+
+    def run(held: Any, *arguments: str) -> str:
+        source = tmp_path / "a.pt"
+        if isinstance(held, Path):
+            source = held
+        else:
+            torch.save(held, source)
+        before = sorted(tmp_path.iterdir())
+        assert main(["convert", str(source), "-o", str(tmp_path / "out.pt"), *arguments]) == 2
+        assert sorted(tmp_path.iterdir()) == before
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.startswith("sgdr-fused convert: error: ")
+        return error.removeprefix("sgdr-fused convert: error: ").rstrip("\n")
+
+    return run
